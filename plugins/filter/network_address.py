@@ -1,0 +1,56 @@
+"""Filter that counts addresses of a network."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: network_address
+short_description: Address number N of a network
+version_added: 0.1.0
+description: Returns the address that lies a number of places behind the first address of a network.
+positional: offset
+options:
+  _input:
+    description: The network, such as V(172.30.240.0/24).
+    type: str
+    required: true
+  offset:
+    description: How many places behind the network's own address.
+    type: int
+    required: true
+author:
+  - TruthGraph platform (@truthgraph)
+"""
+
+EXAMPLES = r"""
+# 172.30.240.10
+- ansible.builtin.debug:
+    msg: "{{ '172.30.240.0/24' | truthgraph.platform.network_address(10) }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The address.
+  type: str
+"""
+
+import ipaddress
+import typing as t
+
+from ansible.errors import AnsibleFilterError
+
+
+def network_address(network: str, offset: int) -> str:
+    """Return the address `offset` places behind the first one of a network."""
+    try:
+        addresses = ipaddress.ip_network(network)
+        return str(addresses[int(offset)])
+    except (ValueError, IndexError) as error:
+        raise AnsibleFilterError(f"There is no address number {offset} in the network '{network}': {error}") from error
+
+
+class FilterModule:
+    """What Ansible asks a filter file for."""
+
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
+        """Return the filters of this file by name."""
+        return {"network_address": network_address}

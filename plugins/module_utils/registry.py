@@ -1,0 +1,151 @@
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A small client for container registries: is it there, does it let us in, which digest has this tag."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import socket
+import ssl
+import urllib.error
+import urllib.request
+
+MANIFEST_TYPES = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+INDEX_TYPES = MANIFEST_TYPES[2:]
+REFERENCE = re.compile(
+    r"^(?P<registry>[^/@\s]+)/(?P<repository>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
+    r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?$"
+)
+
+
+class RegistryError(Exception):
+    """The registry cannot be used. reason is unreachable, untrusted, unauthorized, forbidden or unexpected."""
+
+    def __init__(self, reason, detail):
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def parse_reference(reference):
+    """Split registry/repository[:tag][@digest] into a dictionary; raise ValueError if it is none."""
+    match = REFERENCE.match(reference)
+    if not match:
+        raise ValueError(f"'{reference}' is no image reference of the form host:port/repository:tag[@sha256:…]")
+    return match.groupdict()
+
+
+def platform_manifest(index, architecture, os_name="linux"):
+    """Digest of the entry of a multi-platform index for the given platform; None if it has none."""
+    for entry in index.get("manifests", []):
+        platform = entry.get("platform", {})
+        if platform.get("os") == os_name and platform.get("architecture") == architecture:
+            return entry["digest"]
+    return None
+
+
+def explain(error):
+    """Map what urllib raised to a RegistryError."""
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return RegistryError("untrusted", getattr(reason, "verify_message", "") or str(reason))
+    if isinstance(reason, ssl.SSLError):
+        return RegistryError("unexpected", f"no TLS: {reason}")
+    if isinstance(reason, socket.timeout):
+        return RegistryError("unreachable", "no answer in time")
+    return RegistryError("unreachable", str(reason))
+
+
+class Registry:
+    """One registry over HTTPS with basic authentication, never through a proxy: it is a machine of the fleet."""
+
+    def __init__(self, address, username="", password="", ca_pem="", timeout=10):
+        self.base = f"https://{address}/v2/"
+        self.timeout = timeout
+        self.authorization = ""
+        if username:
+            self.authorization = "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+        try:
+            context = ssl.create_default_context(cadata=ca_pem or None)
+        except ssl.SSLError as error:
+            raise RegistryError("untrusted", f"the CA certificate cannot be read: {error}") from error
+        self.opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
+
+    def request(self, path, method="GET", accept="", body=None, content_type=""):
+        """Return (headers, body), or None if the registry does not have it; raise RegistryError otherwise."""
+        request = urllib.request.Request(self.base + path, data=body, method=method)
+        if self.authorization:
+            request.add_unredirected_header("Authorization", self.authorization)
+        if accept:
+            request.add_header("Accept", accept)
+        if content_type:
+            request.add_header("Content-Type", content_type)
+        try:
+            with self.opener.open(request, timeout=self.timeout) as answer:
+                return answer.headers, answer.read()
+        except urllib.error.HTTPError as error:
+            if error.code == 404 and path:
+                return None
+            if error.code == 401:
+                raise RegistryError("unauthorized", "HTTP status 401") from error
+            if error.code == 403:
+                raise RegistryError("forbidden", "HTTP status 403") from error
+            raise RegistryError("unexpected", f"HTTP status {error.code}") from error
+        except (OSError, urllib.error.URLError) as error:
+            raise explain(error) from error
+        except ValueError as error:
+            raise RegistryError("unexpected", str(error)) from error
+
+    def ping(self):
+        """Raise RegistryError unless a registry answers and lets us in."""
+        headers, _body = self.request("")
+        if "registry/2.0" not in headers.get("Docker-Distribution-Api-Version", "registry/2.0"):
+            raise RegistryError("unexpected", "what answers is no registry")
+
+    def manifest(self, repository, reference):
+        """Return {digest, media_type, body} of a tag or digest, or None if the registry does not have it."""
+        answer = self.request(f"{repository}/manifests/{reference}", accept=", ".join(MANIFEST_TYPES))
+        if answer is None:
+            return None
+        headers, body = answer
+        digest = "sha256:" + hashlib.sha256(body).hexdigest()
+        return {"digest": digest, "media_type": headers.get("Content-Type", ""), "body": body}
+
+    def tag(self, repository, manifest, tag):
+        """Give a manifest that the registry has one more tag."""
+        self.request(
+            f"{repository}/manifests/{tag}", method="PUT", body=manifest["body"], content_type=manifest["media_type"]
+        )
+
+    def image(self, reference, architecture=""):
+        """Return what is known about an image: exists, digest, compressed_bytes, labels, created."""
+        parts = parse_reference(reference)
+        found = {"reference": reference, "exists": False, "digest": "", "compressed_bytes": 0, "labels": {}}
+        manifest = self.manifest(parts["repository"], parts["digest"] or parts["tag"] or "latest")
+        if manifest is None:
+            return found
+        found.update(exists=True, digest=manifest["digest"])
+        content = json.loads(manifest["body"])
+        if "manifests" in content:
+            wanted = platform_manifest(content, architecture)
+            manifest = self.manifest(parts["repository"], wanted) if wanted else None
+            if manifest is None:
+                return found
+            content = json.loads(manifest["body"])
+        found["compressed_bytes"] = content["config"]["size"] + sum(layer["size"] for layer in content["layers"])
+        config = self.request(f"{parts['repository']}/blobs/{content['config']['digest']}")
+        if config is not None:
+            details = json.loads(config[1])
+            found["labels"] = (details.get("config") or {}).get("Labels") or {}
+            found["created"] = details.get("created", "")
+        return found

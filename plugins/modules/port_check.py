@@ -1,0 +1,153 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Say whether a TCP port is free or held by a container of ours."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: port_check
+short_description: Fail if a TCP port is held by something that is not ours
+version_added: 0.1.0
+description:
+  - A port may be free, or published by a container that carries one of our names. Anything else is a failure that names
+    the process which holds it.
+options:
+  address:
+    description: Address of the host on which the port is wanted.
+    type: str
+    default: 0.0.0.0
+  port:
+    description: The port.
+    type: int
+    required: true
+  containers:
+    description: Names of the containers that may hold it.
+    type: list
+    elements: str
+    default: []
+  option:
+    description: Name of the variable that chooses the port, for the message.
+    type: str
+    default: the port
+attributes:
+  check_mode:
+    support: full
+    description: Nothing is changed.
+  diff_mode:
+    support: none
+    description: Nothing is changed.
+  idempotent:
+    support: full
+    description: Nothing is changed.
+author:
+  - TruthGraph platform (@truthgraph)
+"""
+
+EXAMPLES = r"""
+- name: Check that the port of the API is free or ours
+  truthgraph.platform.port_check:
+    port: 8000
+    containers: [truthgraph-api]
+    option: api_port
+"""
+
+RETURN = r"""
+holder:
+  description: Name of our container that holds the port, empty if the port is free.
+  returned: success
+  type: str
+"""
+
+import errno
+import os
+import socket
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.truthgraph.platform.plugins.module_utils.docker_cli import DockerCli
+
+LISTENING = "0A"
+
+
+def is_free(address: str, port: int) -> bool:
+    """Say whether the port can be listened on, by doing so for a moment."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As a server does, so that connections that have just ended do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+            probe.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise
+    return True
+
+
+def publishes(info: dict[str, t.Any] | None, port: int) -> bool:
+    """Say whether a container, as the engine describes it, runs and publishes the port."""
+    if not info or info["State"]["Status"] not in ("running", "restarting"):
+        return False
+    ports = (info.get("HostConfig") or {}).get("PortBindings") or {}
+    return any(binding.get("HostPort") == str(port) for bindings in ports.values() for binding in bindings or [])
+
+
+def listening_process(port: int, proc: str = "/proc") -> str:
+    """Return the name and number of the process that listens on a port, as far as it can be seen."""
+    inodes = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            with open(os.path.join(proc, "net", table), encoding="ascii") as file:
+                rows = [line.split() for line in file.readlines()[1:]]
+        except OSError:
+            continue
+        inodes |= {row[9] for row in rows if row[3] == LISTENING and int(row[1].rsplit(":", 1)[1], 16) == port}
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    for pid in filter(str.isdecimal, os.listdir(proc)):
+        try:
+            descriptors = os.listdir(os.path.join(proc, pid, "fd"))
+            links = {os.readlink(os.path.join(proc, pid, "fd", descriptor)) for descriptor in descriptors}
+            if links & wanted:
+                with open(os.path.join(proc, pid, "comm"), encoding="utf-8") as file:
+                    return f"{file.read().strip()} (process {pid})"
+        except OSError:
+            # Processes end while they are looked at.
+            continue
+    return "a process that cannot be seen from here"
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "address": {"type": "str", "default": "0.0.0.0"},
+            "port": {"type": "int", "required": True},
+            "containers": {"type": "list", "elements": "str", "default": []},
+            "option": {"type": "str", "default": "the port"},
+        },
+        supports_check_mode=True,
+    )
+    address, port = module.params["address"], module.params["port"]
+    try:
+        free = is_free(address, port)
+    except OSError as error:
+        reason = f"This host cannot listen on {address}:{port}: {error.strerror}."
+        module.fail_json(msg=f"{reason} Is it an address of this host?")
+    if free:
+        module.exit_json(changed=False, holder="")
+    docker = DockerCli(module)
+    for name in module.params["containers"] if docker.present else []:
+        if publishes(docker.inspect(name), port):
+            module.exit_json(changed=False, holder=name)
+    module.fail_json(
+        msg=(
+            f"Port {port} is taken by {listening_process(port)}, which is not ours. "
+            f"Stop it, or choose another port with {module.params['option']}."
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

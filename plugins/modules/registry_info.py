@@ -1,0 +1,121 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module: whether a container registry can be used, and what it holds."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: registry_info
+short_description: Ask a container registry whether it lets us in and which digests its tags have
+description:
+  - Works from a host without an engine. It talks to the registry itself, without a proxy.
+  - It does not fail if the registry cannot be used, but says why in RV(state), so that the caller can say what to do.
+options:
+  address:
+    description: Host and port of the registry.
+    type: str
+    required: true
+  username:
+    description: User name; empty to ask without one.
+    type: str
+    default: ""
+  password:
+    description: Password.
+    type: str
+    default: ""
+  ca_content:
+    description: CA certificate (PEM) to trust; empty for the ones that the host trusts.
+    type: str
+    default: ""
+  images:
+    description: Images to look up, as V(address/repository:tag).
+    type: list
+    elements: str
+    default: []
+  architecture:
+    description: Which platform's size and labels to answer for a multi-platform image.
+    type: str
+    default: amd64
+  timeout:
+    description: Seconds to wait for each answer.
+    type: int
+    default: 10
+attributes:
+  check_mode:
+    description: Changes nothing.
+    support: full
+author: The truthgraph.platform developers
+"""
+
+EXAMPLES = r"""
+- name: Ask which digest the base image has
+  truthgraph.platform.registry_info:
+    address: 192.0.2.11:5000
+    username: truthgraph
+    password: "{{ fleet_registry_password }}"
+    ca_content: "{{ lookup('ansible.builtin.file', 'ca.crt') }}"
+    images: ["192.0.2.11:5000/truthgraph/base/python:3.13"]
+  register: found
+"""
+
+RETURN = r"""
+state:
+  description:
+    - V(ok), V(unreachable) (nobody listens or answers), V(untrusted) (certificate), V(unauthorized) (user name or password),
+      V(forbidden) (no access to an image) or V(unexpected) (no registry, or not over TLS).
+  returned: always
+  type: str
+detail:
+  description: What exactly went wrong.
+  returned: always
+  type: str
+images:
+  description: What is known about each image, by the reference asked for.
+  returned: always
+  type: dict
+  sample:
+    192.0.2.11:5000/truthgraph/base/python:3.13:
+      exists: true
+      digest: sha256:4f0c…
+      compressed_bytes: 31457280
+      labels: {}
+      created: "2026-01-01T00:00:00Z"
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.truthgraph.platform.plugins.module_utils.registry import Registry, RegistryError
+
+
+def main():
+    """Ask, and answer in one go."""
+    module = AnsibleModule(
+        argument_spec={
+            "address": {"type": "str", "required": True},
+            "username": {"type": "str", "default": ""},
+            "password": {"type": "str", "default": "", "no_log": True},
+            "ca_content": {"type": "str", "default": ""},
+            "images": {"type": "list", "elements": "str", "default": []},
+            "architecture": {"type": "str", "default": "amd64"},
+            "timeout": {"type": "int", "default": 10},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    result = {"changed": False, "state": "ok", "detail": "", "images": {}}
+    try:
+        registry = Registry(
+            params["address"], params["username"], params["password"], params["ca_content"], params["timeout"]
+        )
+        registry.ping()
+        for reference in params["images"]:
+            result["images"][reference] = registry.image(reference, params["architecture"])
+    except RegistryError as error:
+        result.update(state=error.reason, detail=error.detail)
+    except ValueError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""The micro-batcher of the reference application's ML service."""
+
+import asyncio
+import threading
+
+import pytest
+
+
+class Model:
+    """Encodes a text as its length, remembers the batches, and can be held up or fail."""
+
+    def __init__(self):
+        self.batches = []
+        self.threads = set()
+        self.go = threading.Event()
+        self.go.set()
+        self.fails_on = None
+
+    def __call__(self, texts):
+        self.batches.append(list(texts))
+        self.threads.add(threading.get_ident())
+        assert self.go.wait(5)
+        if self.fails_on is not None and self.fails_on in texts:
+            raise RuntimeError("bad text")
+        return [[len(text)] for text in texts]
+
+
+@pytest.fixture
+def model():
+    return Model()
+
+
+@pytest.fixture
+def run(batching, model):
+    """Run a scenario with a started batcher, which is closed afterwards."""
+
+    def runner(scenario, **options):
+        async def main():
+            options.setdefault("window", 0.05)
+            batcher = batching.MicroBatcher(model, **{"max_batch": 8, "max_pending": 16, "turn_seconds": 5, **options})
+            batcher.start()
+            try:
+                async with asyncio.timeout(10):
+                    return await scenario(batcher)
+            finally:
+                model.go.set()
+                await batcher.close()
+
+        return asyncio.run(main())
+
+    return runner
+
+
+async def until(condition):
+    """Wait for something that another task or thread brings about."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def hold(batcher, model):
+    """Occupy the model, so that everything afterwards waits. Call model.go.set() to go on."""
+    model.go.clear()
+    task = asyncio.create_task(batcher.submit(["first"]))
+    await until(lambda: model.batches == [["first"]])
+    return task
+
+
+def test_concurrent_requests_are_encoded_together(run, model):
+    async def scenario(batcher):
+        return await asyncio.gather(*(batcher.submit(["x" * n, "y" * (n + 1)]) for n in range(3)))
+
+    assert run(scenario) == [[[0], [1]], [[1], [2]], [[2], [3]]]
+    assert len(model.batches) == 1
+
+
+def test_a_lone_request_waits_no_longer_than_the_window(run, model):
+    async def scenario(batcher):
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        await batcher.submit(["a"])
+        return loop.time() - begin
+
+    assert run(scenario, window=0.01) < 0.5
+
+
+def test_a_full_batch_does_not_wait_for_the_window(run, model):
+    async def scenario(batcher):
+        await asyncio.gather(*(batcher.submit(["a"]) for _ in range(4)))
+
+    # The scenario's limit is shorter than the window.
+    run(scenario, window=60, max_batch=4)
+    assert [len(batch) for batch in model.batches] == [4]
+
+
+def test_batches_stay_within_their_size_and_keep_the_order(run, model):
+    async def scenario(batcher):
+        first = await hold(batcher, model)
+        others = [asyncio.create_task(batcher.submit([str(n)] * 3)) for n in range(4)]
+        await until(lambda: batcher.waiting == 12)
+        model.go.set()
+        await asyncio.gather(first, *others)
+
+    run(scenario, max_batch=8)
+    assert model.batches[1:] == [["0"] * 3 + ["1"] * 3, ["2"] * 3 + ["3"] * 3]
+
+
+def test_a_request_larger_than_a_batch_lets_others_in_between(run, model):
+    async def scenario(batcher):
+        first = await hold(batcher, model)
+        large = asyncio.create_task(batcher.submit([f"large{n:02}" for n in range(10)]))
+        await until(lambda: batcher.waiting == 4)
+        small = asyncio.create_task(batcher.submit(["a"]))
+        await until(lambda: batcher.waiting == 5)
+        model.go.set()
+        return await asyncio.gather(first, large, small)
+
+    _, large, small = run(scenario, max_batch=4)
+    assert (large, small) == ([[7]] * 10, [[1]])
+    assert [batch[0] for batch in model.batches] == ["first", "large00", "a", "large04", "large08"]
+    assert max(len(batch) for batch in model.batches) == 4
+
+
+def test_a_request_that_gets_no_turn_is_given_up(run, model):
+    async def scenario(batcher):
+        first = await hold(batcher, model)
+        second = asyncio.create_task(batcher.submit(["second"]))
+        with pytest.raises(TimeoutError):
+            await second
+        assert not model.go.is_set()
+        return await asyncio.gather(first, return_exceptions=True)
+
+    assert isinstance(run(scenario, turn_seconds=0.1)[0], TimeoutError)
+
+
+def test_all_batches_run_in_one_thread(run, model):
+    async def scenario(batcher):
+        for _ in range(3):
+            await batcher.submit(["a"])
+        return threading.get_ident()
+
+    loop_thread = run(scenario, window=0)
+    assert len(model.batches) == 3
+    assert len(model.threads) == 1
+    assert loop_thread not in model.threads
+
+
+def test_a_full_queue_refuses_and_takes_again(run, model, batching):
+    async def scenario(batcher):
+        first = await hold(batcher, model)
+        second = asyncio.create_task(batcher.submit(["a"] * 15))
+        await until(lambda: batcher.waiting == 15)
+        with pytest.raises(batching.QueueFull, match="16 texts"):
+            await batcher.submit(["b"])
+        model.go.set()
+        await asyncio.gather(first, second)
+        return await batcher.submit(["b"] * 16)
+
+    assert run(scenario, max_batch=16) == [[1]] * 16
+
+
+def test_only_the_culprit_of_a_failing_batch_fails(run, model, batching):
+    model.fails_on = "poison"
+
+    async def scenario(batcher):
+        results = await asyncio.gather(
+            batcher.submit(["a"]), batcher.submit(["poison"]), batcher.submit(["bb"]), return_exceptions=True
+        )
+        return results, await batcher.submit(["ccc"])
+
+    (good, bad, other), later = run(scenario)
+    assert (good, other, later) == ([[1]], [[2]], [[3]])
+    assert isinstance(bad, batching.EncodingFailed)
+    # What the model said may hold the text of a request.
+    assert "RuntimeError" in str(bad) and "bad text" not in str(bad)
+
+
+def test_a_wrong_number_of_vectors_is_a_failure(batching):
+    async def main():
+        batcher = batching.MicroBatcher(lambda texts: [[0.0]], window=0, max_batch=8, max_pending=16, turn_seconds=5)
+        batcher.start()
+        try:
+            with pytest.raises(batching.EncodingFailed):
+                await batcher.submit(["a", "b"])
+            return await batcher.submit(["a"])
+        finally:
+            await batcher.close()
+
+    assert asyncio.run(main()) == [[0.0]]
+
+
+def test_a_cancelled_request_is_not_encoded_and_frees_its_place(run, model):
+    async def scenario(batcher):
+        first = await hold(batcher, model)
+        gone = asyncio.create_task(batcher.submit(["gone"] * 15))
+        await until(lambda: batcher.waiting)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        assert gone.cancelled()
+        stays = asyncio.create_task(batcher.submit(["stays"] * 15))
+        await asyncio.sleep(0)
+        model.go.set()
+        return await first, await stays
+
+    assert run(scenario, max_batch=16) == ([[5]], [[5]] * 15)
+    assert model.batches == [["first"], ["stays"] * 15]
+
+
+def test_a_request_cancelled_while_it_is_encoded_harms_no_other(run, model):
+    async def scenario(batcher):
+        model.go.clear()
+        gone = asyncio.create_task(batcher.submit(["gone"]))
+        stays = asyncio.create_task(batcher.submit(["stays!"]))
+        await until(lambda: model.batches)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        model.go.set()
+        return await stays, await batcher.submit(["a"])
+
+    assert run(scenario) == ([[6]], [[1]])
+    assert model.batches[0] == ["gone", "stays!"]
+
+
+def test_the_worker_goes_on_if_all_waiting_requests_were_cancelled(run, model):
+    async def scenario(batcher):
+        gone = asyncio.create_task(batcher.submit(["gone"]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0.1)
+        return await batcher.submit(["a"])
+
+    assert run(scenario) == [[1]]
+    assert model.batches == [["a"]]
+
+
+def test_closing_ends_the_running_batch_and_fails_the_rest(batching, model):
+    async def main():
+        batcher = batching.MicroBatcher(model, window=0.01, max_batch=8, max_pending=16, turn_seconds=5)
+        batcher.start()
+        running = await hold(batcher, model)
+        waiting = asyncio.create_task(batcher.submit(["later"]))
+        await until(lambda: batcher.waiting == 1)
+        closing = asyncio.create_task(batcher.close())
+        await asyncio.sleep(0.02)
+        assert not closing.done()
+        model.go.set()
+        await closing
+        assert await running == [[5]]
+        with pytest.raises(batching.Closed):
+            await waiting
+        with pytest.raises(batching.Closed):
+            await batcher.submit(["too late"])
+
+    asyncio.run(main())
+    assert model.batches == [["first"]]
+
+
+def test_closing_an_idle_batcher_returns(batching, model):
+    async def main():
+        batcher = batching.MicroBatcher(model, window=60, max_batch=8, max_pending=16, turn_seconds=5)
+        batcher.start()
+        await asyncio.sleep(0)
+        async with asyncio.timeout(2):
+            await batcher.close()
+
+    asyncio.run(main())

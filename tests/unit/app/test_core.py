@@ -1,0 +1,244 @@
+"""The API of the reference application, in process: what it accepts, and what it says when a part is lost."""
+
+import asyncio
+import uuid
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the packages of files/app/requirements/core.txt")
+pytest.importorskip("psycopg", reason="needs the packages of files/app/requirements/core.txt")
+httpx = pytest.importorskip("httpx", reason="needs the packages of files/app/requirements/core.txt")
+
+VECTOR = [1.0] + [0.0] * 383
+EMBEDDED = {"embeddings": [VECTOR], "model": "all-MiniLM-L6-v2", "dimension": 384}
+
+
+class Store:
+    """A database that is there."""
+
+    async def store(self, content, source, embedding):
+        self.stored = (content, source, embedding)
+        return uuid.UUID(int=1)
+
+    async def nearest(self, embedding, limit):
+        return []
+
+    async def check(self):
+        return None
+
+    async def close(self):
+        return None
+
+
+@pytest.fixture
+def api(app_path):
+    """Ask the API something, with a database and an ML service of the test's choice."""
+    from truthgraph.main import app
+    from truthgraph.ml_client import MLClient
+    from truthgraph.monitor import Monitor
+
+    def ask(method, path, *, ml=None, database=None, **request):
+        async def main():
+            async with app.router.lifespan_context(app):
+                if ml is not None:
+                    app.state.ml_client = MLClient("http://ml", transport=httpx.MockTransport(ml))
+                if database is not None:
+                    app.state.database = database
+                app.state.monitor = Monitor(app.state.database, app.state.ml_client)
+                transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+                async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+                    return await client.request(method, path, **request)
+
+        return asyncio.run(main())
+
+    return ask
+
+
+def embedding(_request):
+    return httpx.Response(200, json=EMBEDDED)
+
+
+def test_importing_needs_no_settings_and_no_torch(app_path):
+    import subprocess
+    import sys
+
+    code = "import sys, truthgraph.main; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=app_path, env={"PYTHONDONTWRITEBYTECODE": "1"}, check=True)
+
+
+def test_health_is_200_without_any_part(api):
+    answer = api("GET", "/health")
+    assert answer.status_code == 200
+    body = answer.json()
+    assert body["status"] == "degraded"
+    assert set(body["components"]) == {"database", "ml_service"}
+
+
+def test_ready_names_what_fails(api):
+    answer = api("GET", "/ready", ml=embedding)
+    assert answer.status_code == 503
+    assert answer.json()["failing"] == ["database"]
+    assert api("GET", "/ready").json()["failing"] == ["database", "ml_service"]
+
+
+def test_ready_is_200_only_if_both_answer(api):
+    assert api("GET", "/ready", ml=embedding, database=Store()).status_code == 200
+    assert api("GET", "/ready", database=Store()).json()["failing"] == ["ml_service"]
+
+
+def test_evidence_is_stored_with_its_vector(api):
+    store = Store()
+    answer = api("POST", "/api/v1/evidence", ml=embedding, database=store, json={"text": "a fact", "source": "here"})
+    assert (answer.status_code, answer.json()) == (201, {"id": str(uuid.UUID(int=1))})
+    assert store.stored == ("a fact", "here", VECTOR)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[",
+        b"null",
+        b"{}",
+        b'{"text": 5}',
+        b'{"text": ""}',
+        b'{"text": " \\n"}',
+        b'{"text": "a\\u0000b"}',
+        b'{"text": "\\ud800"}',
+        b'{"text": "\xff"}',
+        b'{"text": "a", "source": "\\u0000"}',
+        b'{"text": "a", "unknown": 1}',
+        b'{"text": "a", "\\ud800": 1}',
+        b'{"text": "a", "source": NaN}',
+        b'{"text": "a", "source": 1e999}',
+        b'{"text": "a", "source": ' + b"9" * 5000 + b"}",
+        b"[" * 100000,
+        b'{"text": "' + b"a" * 8193 + b'"}',
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+def test_invalid_evidence_gets_422(api, body):
+    headers = {"content-type": "application/json"}
+    answer = api("POST", "/api/v1/evidence", ml=embedding, database=Store(), content=body, headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize("limit", [0, 51, -1, 1.5, "5", True, None])
+def test_invalid_limit_gets_422(api, limit):
+    answer = api("POST", "/api/v1/verify", ml=embedding, database=Store(), json={"claim": "a", "limit": limit})
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("limit", [1, 50])
+def test_the_bounds_of_the_limit_are_valid(api, limit):
+    answer = api("POST", "/api/v1/verify", ml=embedding, database=Store(), json={"claim": "a", "limit": limit})
+    assert (answer.status_code, answer.json()) == (200, {"claim": "a", "evidence": []})
+
+
+def refused(request):
+    raise httpx.ConnectError("refused", request=request)
+
+
+def slow(request):
+    raise httpx.ReadTimeout("slow", request=request)
+
+
+@pytest.mark.parametrize(
+    "ml",
+    [
+        refused,
+        slow,
+        lambda request: httpx.Response(500),
+        lambda request: httpx.Response(200, text="<html>"),
+        lambda request: httpx.Response(200, json=[]),
+        lambda request: httpx.Response(200, json={**EMBEDDED, "model": "another"}),
+        lambda request: httpx.Response(200, json={**EMBEDDED, "embeddings": [[1.0]]}),
+        lambda request: httpx.Response(200, json={**EMBEDDED, "embeddings": []}),
+        lambda request: httpx.Response(200, json={**EMBEDDED, "embeddings": [["x"] * 384]}),
+        lambda request: httpx.Response(200, text='{"model": "all-MiniLM-L6-v2", "embeddings": [[NaN]]}'),
+    ],
+)
+def test_a_lost_ml_service_gets_503_with_its_name(api, ml):
+    answer = api("POST", "/api/v1/verify", ml=ml, database=Store(), json={"claim": "a"})
+    assert (answer.status_code, answer.json()["component"]) == (503, "ml_service")
+
+
+def test_retry_after_of_the_ml_service_is_passed_on(api):
+    def full(_request):
+        return httpx.Response(503, headers={"Retry-After": "7"}, json={"detail": "full"})
+
+    answer = api("POST", "/api/v1/verify", ml=full, database=Store(), json={"claim": "a"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
+
+
+def test_a_connection_closed_meanwhile_is_tried_again(api):
+    calls = []
+
+    def closed_once(request):
+        calls.append(request)
+        if len(calls) == 1:
+            raise httpx.RemoteProtocolError("Server disconnected", request=request)
+        return embedding(request)
+
+    answer = api("POST", "/api/v1/verify", ml=closed_once, database=Store(), json={"claim": "a"})
+    assert (answer.status_code, len(calls)) == (200, 2)
+
+
+def test_a_lost_database_gets_503_with_its_name_and_no_secret(api, monkeypatch):
+    # Nothing listens on port 1.
+    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://truthgraph:hidden@127.0.0.1:1/truthgraph")
+    answer = api("POST", "/api/v1/verify", ml=embedding, json={"claim": "a"})
+    assert (answer.status_code, answer.json()["component"]) == (503, "database")
+    assert "hidden" not in answer.text
+
+
+def test_a_database_that_accepts_and_stays_silent_is_no_hang(app_path, monkeypatch):
+    from truthgraph import database as module
+    from truthgraph.errors import ComponentUnavailable
+
+    monkeypatch.setattr(module, "QUERY_SECONDS", 0.2)
+
+    async def main():
+        async def silence(reader, writer):
+            await reader.read(-1)
+            writer.close()
+
+        server = await asyncio.start_server(silence, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        database = module.Database(f"postgresql://u:p@127.0.0.1:{port}/d")
+        try:
+            async with asyncio.timeout(1.5):
+                with pytest.raises(ComponentUnavailable, match="in time"):
+                    await database.nearest(VECTOR, 1)
+        finally:
+            await database.close()
+            server.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("url", ["no address with secret", "mysql://u:secret@h/d"])
+def test_a_wrong_database_url_is_refused_without_repeating_it(app_path, url):
+    from truthgraph.database import engine_url
+
+    with pytest.raises(ValueError) as failure:
+        engine_url(url)
+    assert "secret" not in str(failure.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgresql+psycopg2"])
+def test_every_name_of_postgresql_means_the_installed_driver(app_path, scheme):
+    from truthgraph.database import engine_url
+
+    assert engine_url(f"{scheme}://u:p%25w@h/d").drivername == "postgresql+psycopg"
+
+
+def test_equal_texts_have_one_digest_for_each_source(app_path):
+    from truthgraph.database import content_digest
+
+    assert content_digest("a", None) == content_digest("a", None)
+    assert (
+        len({content_digest("a", None), content_digest("a", ""), content_digest("a", "b"), content_digest("ab", "")})
+        == 4
+    )

@@ -1,0 +1,87 @@
+"""The clean-up of an installed environment inside the build."""
+
+from __future__ import annotations
+
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+SLIM = pathlib.Path(__file__).parents[3] / "files" / "dockerfiles" / "slim.py"
+
+
+@pytest.fixture(name="slim")
+def fixture_slim():
+    spec = importlib.util.spec_from_file_location("slim", SLIM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(name="site")
+def fixture_site(tmp_path):
+    site = tmp_path / "lib" / "python3.11" / "site-packages"
+    for name, text in {
+        "one/__init__.py": "from one.core import x\n",
+        "one/core.py": "x = 1\n",
+        "one/tests/__init__.py": "",
+        "one/tests/test_core.py": "from one.tests import helper\n",
+        "two/__init__.py": "from two.tests._helper import value\n",
+        "two/tests/__init__.py": "",
+        "two/tests/_helper.py": "value = 1\n",
+        "three/__init__.py": "from .deep import test\n",
+        "three/deep/__init__.py": "",
+        "three/deep/test/__init__.py": "",
+        "four/__init__.py": "'''import four.tests'''\n",
+        "four/tests/__init__.py": "",
+        "data/tests/table.csv": "1,2\n",
+        "torch/__init__.py": "",
+        "torch/include/ATen/ATen.h": "",
+        "torch/lib/libtorch.so": "",
+        "torch/lib/libx.a": "",
+        "one/stub.pyi": "",
+    }.items():
+        path = site / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return site
+
+
+def test_tests_that_nothing_imports_go(slim, site):
+    slim.remove(site)
+    assert not (site / "one/tests").exists()
+    assert not (site / "four/tests").exists()
+
+
+@pytest.mark.parametrize("kept", ["two/tests/_helper.py", "three/deep/test/__init__.py", "data/tests/table.csv"])
+def test_what_the_library_itself_uses_stays(slim, site, kept):
+    slim.remove(site)
+    assert (site / kept).exists()
+
+
+def test_what_only_a_compiler_reads_goes(slim, site):
+    slim.remove(site)
+    assert not (site / "torch/include").exists()
+    assert not (site / "torch/lib/libx.a").exists()
+    assert (site / "torch/lib/libtorch.so").exists()
+    assert (site / "one/stub.pyi").exists()
+
+
+def test_bytecode_does_not_depend_on_times_and_all_times_are_equal(slim, site, tmp_path):
+    slim.main(tmp_path)
+    compiled = next((site / "one/__pycache__").glob("core.*.pyc"))
+    # Flags: checked against nothing, as the sources cannot change in an image.
+    assert compiled.read_bytes()[4:8] == b"\x01\0\0\0"
+    assert {path.lstat().st_mtime for path in tmp_path.rglob("*")} == {315532800}
+    (site / "one/core.py").write_text("x = 2\n")
+    command = [sys.executable, "-c", "import one; print(one.x)"]
+    assert subprocess.run(command, env={"PYTHONPATH": str(site)}, check=True, capture_output=True).stdout == b"1\n"
+
+
+def test_a_directory_of_packages_works_too(slim, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "__init__.py").write_text("")
+    slim.main(tmp_path)
+    assert list((tmp_path / "model" / "__pycache__").iterdir())
