@@ -13,15 +13,20 @@
 ARG BASE
 ARG USER_ID=10001
 
-# What every image has and almost never changes.
+# What every image has and almost never changes. A minimal base has no useradd, and two lines do not need it; the home
+# directory is the one that is writable at run time. The directories that later layers fill are made here and all times set,
+# so that no layer holds the time of its build: the same contents are the same layer, even from an empty cache.
 FROM ${BASE} AS runtime
 ARG USER_ID
-COPY --chmod=0755 entrypoint.sh /usr/local/bin/truthgraph-entrypoint
-COPY --chmod=0644 healthcheck.py /usr/local/lib/truthgraph/healthcheck.py
-# A minimal base has no useradd, and two lines do not need it. The home directory is the one that is writable at run time.
-RUN grep -q "^[^:]*:[^:]*:${USER_ID}:" /etc/passwd || { \
-      echo "truthgraph:x:${USER_ID}:${USER_ID}::/tmp:/usr/sbin/nologin" >> /etc/passwd && \
-      echo "truthgraph:x:${USER_ID}:" >> /etc/group; }
+RUN --mount=type=bind,source=runtime,target=/mnt \
+    mkdir -p /usr/local/bin /usr/local/lib/truthgraph /opt/venv /opt/models /app && \
+    cp /mnt/entrypoint.sh /usr/local/bin/truthgraph-entrypoint && \
+    cp /mnt/healthcheck.py /usr/local/lib/truthgraph/healthcheck.py && \
+    { grep -q "^[^:]*:[^:]*:${USER_ID}:" /etc/passwd || { \
+        echo "truthgraph:x:${USER_ID}:${USER_ID}::/tmp:/usr/sbin/nologin" >> /etc/passwd && \
+        echo "truthgraph:x:${USER_ID}:" >> /etc/group; }; } && \
+    touch -d @315532800 /app /etc /etc/group /etc/passwd /opt /opt/models /opt/venv /usr/local/bin \
+        /usr/local/bin/truthgraph-entrypoint /usr/local/lib /usr/local/lib/truthgraph /usr/local/lib/truthgraph/healthcheck.py
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \

@@ -149,7 +149,13 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.truthgraph.platform.plugins.module_utils import source_tree, wheels
 
 DOCKERFILE = "truthgraph.Dockerfile"
-HELPERS = {"entrypoint.sh": 0o755, "healthcheck.py": 0o644, "slim.py": 0o755, "with-index.sh": 0o755}
+# The files beside it: where they go in the archive, and their modes.
+HELPERS = {
+    "entrypoint.sh": ("runtime/entrypoint.sh", 0o755),
+    "healthcheck.py": ("runtime/healthcheck.py", 0o644),
+    "slim.py": ("slim.py", 0o755),
+    "with-index.sh": ("with-index.sh", 0o755),
+}
 
 # 1980-01-01, the oldest time that every archive format can hold. Times of files become part of a layer.
 EPOCH = 315532800
@@ -166,7 +172,7 @@ def stage(source: pathlib.Path, image: str, dockerfiles: pathlib.Path, torch: st
     """Return everything that goes into the archive: path, mode and contents, by path."""
     spec = source_tree.IMAGES[image]
     staged: list[Staged] = [("Dockerfile", 0o644, (dockerfiles / DOCKERFILE).read_bytes())]
-    staged += [(name, mode, (dockerfiles / name).read_bytes()) for name, mode in HELPERS.items()]
+    staged += [(path, mode, (dockerfiles / name).read_bytes()) for name, (path, mode) in HELPERS.items()]
     for file in source_tree.files_of(source, spec.include, spec.exclude):
         staged.append((f"source/{file.path}", file.mode, file.source.read_bytes()))
     for stage_name, paths in requirement_files(image, torch).items():

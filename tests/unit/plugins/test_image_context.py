@@ -80,7 +80,7 @@ def test_ml_gets_its_own_package_only(tree):
 
 def test_every_file_that_the_dockerfile_copies_is_staged(tree):
     staged = names(tree, "core")
-    assert {"Dockerfile", "entrypoint.sh", "healthcheck.py", "slim.py", "with-index.sh"} <= set(staged)
+    assert {"Dockerfile", "runtime/entrypoint.sh", "runtime/healthcheck.py", "slim.py", "with-index.sh"} <= set(staged)
 
 
 def test_times_owners_and_group_modes_do_not_change_the_archive(tree, tmp_path):
