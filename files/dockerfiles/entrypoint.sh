@@ -1,6 +1,7 @@
 #!/bin/sh
-# Gives an application that reads environment variables its secrets without putting them into the container's definition:
-# every file in /run/secrets/truthgraph becomes a variable of its name. Then the command takes the place of this script.
+# Gives an application that reads environment variables its secrets without putting them into the container's
+# definition: every file in /run/secrets/truthgraph becomes a variable of its name. Then the command takes the place
+# of this script.
 set -eu
 for file in /run/secrets/truthgraph/*; do
   [ -f "$file" ] || continue

@@ -3,10 +3,10 @@
 
 Run in the same build step as the installation: a removal in a later layer frees nothing. Three things are done:
 
-1. Remove test suites, headers, static libraries and build-time files.
-2. Compile bytecode once. Images run with a read-only root, so an interpreter without it would compile on every start. It is
-   checked by nothing at run time (the files cannot change), so it does not depend on file times.
-3. Set all times to one value, so that the same packages give the same layer.
+1. Remove test suites, headers, static libraries and what the installer leaves behind.
+2. Compile bytecode once. Images run with a read-only root, so an interpreter without it would compile on every start.
+   It is checked by nothing at run time (the files cannot change), so it does not depend on file times.
+3. Set all times to one value, so that the same packages give the same layer, and let nobody but root write.
 """
 
 from __future__ import annotations
@@ -36,7 +36,13 @@ UNUSED_PATHS = (
     "torch/test",
 )
 
-IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(?P<base>[.\w]+)[ \t]+import[ \t]+(?P<names>[^#\n]+)|import[ \t]+(?P<plain>[^#\n]+))", re.M)
+# What the installer leaves: a lock, notes for itself (with the time of a wheel), and scripts for shells.
+LEFTOVERS = (".gitignore", ".lock", "CACHEDIR.TAG", "bin/activate*", "bin/*.bat", "**/*.dist-info/uv_cache.json")
+
+IMPORT = re.compile(
+    r"^[ \t]*(?:from[ \t]+(?P<base>[.\w]+)[ \t]+import[ \t]+(?P<names>[^#\n]+)|import[ \t]+(?P<plain>[^#\n]+))",
+    re.MULTILINE,
+)
 
 
 def imported_modules(source: str, package: tuple[str, ...]) -> set[tuple[str, ...]]:
@@ -98,15 +104,28 @@ def remove(site: pathlib.Path) -> None:
             path.unlink()
 
 
+def forget_installation(root: pathlib.Path) -> None:
+    """Remove what the installer leaves, and its mention in the packages' lists of files."""
+    for pattern in LEFTOVERS:
+        for path in root.glob(pattern):
+            path.unlink()
+    for path in root.glob("**/*.dist-info/RECORD"):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if "/uv_cache.json," not in line), encoding="utf-8")
+
+
 def main(root: pathlib.Path) -> None:
     """Treat a virtual environment, or a directory that packages were installed into."""
+    forget_installation(root)
     for site in list(root.glob("lib/python*/site-packages")) or [root]:
         remove(site)
         # A file for another Python version, of which some packages carry a few, does not compile; nothing imports it.
         compileall.compile_dir(
-            site, quiet=2, workers=0, maxlevels=100, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH, ddir=None
+            site, quiet=2, workers=0, maxlevels=100, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH
         )
     for path in [root, *root.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode & ~0o022)
         os.utime(path, (EPOCH, EPOCH), follow_symlinks=False)
 
 

@@ -1,9 +1,10 @@
 # The images of TruthGraph, one target each: core (the API without ML) and ml (the inference service).
 #
-# There is no syntax line: it would fetch a frontend from a public registry. The engine's own BuildKit understands all of this.
+# There is no syntax line: it would fetch a frontend from a public registry. The engine's own BuildKit understands all
+# of this.
 #
-# The build context is staged by the module image_context: one directory per stage, holding what that stage copies and nothing
-# else, so that a change invalidates its own stage only. Beside it the build gets
+# The build context is staged by the module image_context: one directory per stage, holding what that stage copies and
+# nothing else, so that a change invalidates its own stage only. Beside it the build gets
 #   build contexts  uv      directory with the uv executable (the build host has it, pinned by hash)
 #                   wheels  directory with wheels from the control node's find-links directories; may be empty
 #   secrets         index   environment file with the control node's package index settings; optional
@@ -14,8 +15,9 @@ ARG BASE
 ARG USER_ID=10001
 
 # What every image has and almost never changes. A minimal base has no useradd, and two lines do not need it; the home
-# directory is the one that is writable at run time. The directories that later layers fill are made here and all times set,
-# so that no layer holds the time of its build: the same contents are the same layer, even from an empty cache.
+# directory is the one that is writable at run time. The directories that later layers fill are made here and all
+# times set, so that no layer holds the time of its build: the same contents are the same layer, even from an empty
+# cache.
 FROM ${BASE} AS runtime
 ARG USER_ID
 RUN --mount=type=bind,source=runtime,target=/mnt \
@@ -26,7 +28,8 @@ RUN --mount=type=bind,source=runtime,target=/mnt \
         echo "truthgraph:x:${USER_ID}:${USER_ID}::/tmp:/usr/sbin/nologin" >> /etc/passwd && \
         echo "truthgraph:x:${USER_ID}:" >> /etc/group; }; } && \
     touch -d @315532800 /app /etc /etc/group /etc/passwd /opt /opt/models /opt/venv /usr/local/bin \
-        /usr/local/bin/truthgraph-entrypoint /usr/local/lib /usr/local/lib/truthgraph /usr/local/lib/truthgraph/healthcheck.py
+        /usr/local/bin/truthgraph-entrypoint \
+        /usr/local/lib /usr/local/lib/truthgraph /usr/local/lib/truthgraph/healthcheck.py
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
@@ -38,7 +41,8 @@ WORKDIR /app
 USER ${USER_ID}:${USER_ID}
 ENTRYPOINT ["/usr/local/bin/truthgraph-entrypoint"]
 
-# The stages up to the next comment of this kind are only built in; nothing of them is shipped but what is copied from them.
+# The stages up to the next comment of this kind are only built in; nothing of them is shipped but what is copied from
+# them.
 FROM ${BASE} AS builder
 COPY --from=uv uv /usr/local/bin/uv
 COPY --chmod=0755 with-index.sh /usr/local/bin/with-index
@@ -57,7 +61,8 @@ RUN --mount=type=bind,source=dependencies,target=/requirements \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=cache,id=truthgraph-uv,target=/var/cache/uv \
     --mount=type=secret,id=index --mount=type=secret,id=ca \
-    with-index uv pip install --no-deps --require-hashes --find-links /wheels $(printf -- '-r %s ' /requirements/*.txt) && \
+    with-index uv pip install --no-deps --require-hashes --find-links /wheels \
+      $(printf -- '-r %s ' /requirements/*.txt) && \
     slim "$VIRTUAL_ENV"
 
 # Torch lies in a layer of its own: it is most of the image's weight and changes most rarely. Without its dependencies,
@@ -68,7 +73,8 @@ RUN --mount=type=bind,source=torch,target=/requirements \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=cache,id=truthgraph-uv,target=/var/cache/uv \
     --mount=type=secret,id=torch-index,target=/run/secrets/index --mount=type=secret,id=ca \
-    with-index uv pip install --no-deps --find-links /wheels $(! ls /wheels/torch-*.whl 2>/dev/null >&2 || echo --no-index) \
+    with-index uv pip install --no-deps --find-links /wheels \
+      $(! ls /wheels/torch-*.whl 2>/dev/null >&2 || echo --no-index) \
       $(printf -- '-r %s ' /requirements/*.txt) && \
     slim "$VIRTUAL_ENV"
 

@@ -40,7 +40,9 @@ def mirror_reference(reference, mirror_registry):
     return mirror_registry.rstrip("/") + "/" + reference.split("/", 1)[1]
 
 
-def base_image_plan(names, catalogue, contexts, prefix, overrides=None, mirror_registry="", mirrors=None, excludes=None):
+def base_image_plan(
+    names, catalogue, contexts, prefix, overrides=None, mirror_registry="", mirrors=None, excludes=None
+):
     """Return for each wanted base image its names in the registry and the keys of what it may be made from.
 
     contexts is the directory with the build contexts, mirrors the Debian mirrors by suite, overrides the operator's
@@ -81,7 +83,7 @@ def base_image_plan(names, catalogue, contexts, prefix, overrides=None, mirror_r
 
 
 def base_image_decide(plan, present, source, refresh=False, otherwise="ask"):
-    """Add to each entry of plan what is to be done: keep, retag, mirror, debian, or ask (mirror if it answers, else debian).
+    """Add to each entry of plan what is to be done: keep, retag, mirror, debian, or ask (whether the mirror answers).
 
     present maps references to digests (or local image IDs), without those that do not exist. An image is kept if its
     name has the digest of one of the keys that source allows; so a mirror that is down for a day does not replace

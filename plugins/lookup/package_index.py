@@ -13,9 +13,10 @@ description:
     directories and CA bundle.
   - Read are the environment variables of uv (C(UV_DEFAULT_INDEX), C(UV_INDEX_URL), C(UV_INDEX), C(UV_EXTRA_INDEX_URL),
     C(UV_FIND_LINKS)) and of pip (C(PIP_INDEX_URL), C(PIP_EXTRA_INDEX_URL), C(PIP_FIND_LINKS), C(PIP_CERT),
-    C(PIP_DEFAULT_TIMEOUT)), pip's configuration files (the section C(global), and C(install) over it), and for the CA bundle
-    also C(SSL_CERT_FILE), C(REQUESTS_CA_BUNDLE) and C(CURL_CA_BUNDLE).
-  - The environment counts before the files, and uv's variables before pip's. The user's file counts before the machine's.
+    C(PIP_DEFAULT_TIMEOUT)), pip's configuration files (the section C(global), and C(install) over it), and for the CA
+    bundle also C(SSL_CERT_FILE), C(REQUESTS_CA_BUNDLE) and C(CURL_CA_BUNDLE).
+  - The environment counts before the files, and uv's variables before pip's. The user's file counts before the
+    machine's.
   - A URL may contain a password. Use the answer only in tasks with C(no_log).
 notes:
   - It takes no term.
@@ -150,7 +151,9 @@ def package_index(environment: t.Mapping[str, str], files: t.Sequence[pathlib.Pa
         if link.startswith(("http://", "https://")):
             result["find_links_urls"].append(link)
             continue
-        path = pathlib.Path(urllib.parse.unquote(urllib.parse.urlsplit(link).path) if link.startswith("file:") else link)
+        path = pathlib.Path(
+            urllib.parse.unquote(urllib.parse.urlsplit(link).path) if link.startswith("file:") else link
+        )
         path = path.expanduser()
         if path.is_dir():
             result["find_links"].append(str(path.absolute()))

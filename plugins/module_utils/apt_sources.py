@@ -7,8 +7,10 @@ from __future__ import annotations
 import re
 import shlex
 
-# Options of apt that say how the mirror is reached. Others (which indexes to keep, which hooks to run) are the host's own.
-TRANSPORT_OPTION = re.compile(r"^Acquire::(https?|ftp|Retries|ForceIPv[46]|Check-Valid-Until|Check-Date|Max-FutureTime)\b")
+# Options of apt that say how the mirror is reached. Others (indexes to keep, hooks to run) are the host's own.
+TRANSPORT_OPTION = re.compile(
+    r"^Acquire::(https?|ftp|Retries|ForceIPv[46]|Check-Valid-Until|Check-Date|Max-FutureTime)\b"
+)
 SUITE = re.compile(r"^(?P<name>[a-z]+)(?P<pocket>-updates|-security)?(?P<old>/updates)?/?$")
 USABLE_SCHEMES = ("http://", "https://")
 
@@ -92,7 +94,11 @@ def is_debian(entry, origins):
 
     origins maps (uri, suite) to the Origin field of the release file, as far as apt has fetched it.
     """
-    seen = {origins[pair] for pair in ((uri, suite) for uri in entry["uris"] for suite in entry["suites"]) if pair in origins}
+    seen = {
+        origins[pair]
+        for pair in ((uri, suite) for uri in entry["uris"] for suite in entry["suites"])
+        if pair in origins
+    }
     if seen:
         return "Debian" in seen
     signer = entry["signed_by"]
@@ -117,7 +123,12 @@ def sources_for(entries, codename, suite, origins=None):
                 pocket = match["pocket"] or ("-security" if match["old"] else "")
                 if suite + pocket not in suites:
                     suites.append(suite + pocket)
-        source = {"uris": uris, "suites": suites, "signed_by": entry["signed_by"], "trusted": entry["options"].get("trusted", "")}
+        source = {
+            "uris": uris,
+            "suites": suites,
+            "signed_by": entry["signed_by"],
+            "trusted": entry["options"].get("trusted", ""),
+        }
         if uris and suites and source not in found:
             found.append(source)
     return found
@@ -127,7 +138,12 @@ def render(sources):
     """Sources as a file in the stanza format, with the component main only."""
     stanzas = []
     for source in sources:
-        lines = ["Types: deb", "URIs: " + " ".join(source["uris"]), "Suites: " + " ".join(source["suites"]), "Components: main"]
+        lines = [
+            "Types: deb",
+            "URIs: " + " ".join(source["uris"]),
+            "Suites: " + " ".join(source["suites"]),
+            "Components: main",
+        ]
         if source["trusted"]:
             lines.append("Trusted: " + source["trusted"])
         if source["signed_by"]:

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What an application tree is made of, and what is wrong with one. Everything is read, nothing is imported or run.
 
-The images of a topology are described here once (IMAGES): which files of the tree each of them copies and which requirement
-lists it installs. The module source_tree_info checks a tree against that, and image_context stages what it says.
+The images of a topology are described here once (IMAGES): which files of the tree each of them copies and which
+requirement lists it installs. The module source_tree_info checks a tree against that, and image_context stages what
+it says.
 """
 
 from __future__ import annotations
@@ -25,7 +26,18 @@ PACKAGE = "truthgraph"
 HEAVY = ("torch", "torchvision", "torchaudio", "sentence_transformers", "transformers")
 
 EXCLUDED_DIRECTORIES = frozenset(
-    {".git", ".hg", ".svn", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".venv", "tests", "node_modules"}
+    {
+        ".git",
+        ".hg",
+        ".svn",
+        "__pycache__",
+        ".pytest_cache",
+        ".mypy_cache",
+        ".ruff_cache",
+        ".venv",
+        "tests",
+        "node_modules",
+    }
 )
 EXCLUDED_SUFFIXES = (".pyc", ".pyo", ".swp", "~")
 
@@ -79,8 +91,8 @@ class File:
 def files_of(root: pathlib.Path, include: t.Iterable[str], exclude: t.Iterable[str] = ()) -> list[File]:
     """Return the files below the named paths of a tree, by path.
 
-    Links are followed as long as they stay inside the tree, since a link that works here would dangle in an image that copies
-    only a part. Names that do not exist are left out.
+    Links are followed as long as they stay inside the tree, since a link that works here would dangle in an image
+    that copies only a part. Names that do not exist are left out.
     """
     root = root.resolve()
     excluded = frozenset(exclude)
@@ -93,7 +105,8 @@ def files_of(root: pathlib.Path, include: t.Iterable[str], exclude: t.Iterable[s
             target = path.resolve()
             if not target.is_relative_to(root):
                 raise TreeError(
-                    f"{name} is a link that leads out of the source tree {root} (to {target}). Put the file itself there."
+                    f"{name} is a link that leads out of the source tree {root} (to {target}). "
+                    "Put the file itself there."
                 )
             if not target.exists():
                 raise TreeError(f"{name} is a link to nothing (to {target}). Remove it or put the file itself there.")
@@ -141,8 +154,8 @@ def relevant_files(root: pathlib.Path, topology: str, torch: str) -> list[File]:
 def revision_of(root: pathlib.Path, files: list[File]) -> str:
     """Return the commit that a tree is at, or a name made from its contents.
 
-    A commit is answered only if it describes what would be built: every file is tracked and unchanged. It is the last commit
-    that touched the tree, so that in a larger repository commits elsewhere do not count.
+    A commit is answered only if it describes what would be built: every file is tracked and unchanged. It is the last
+    commit that touched the tree, so that in a larger repository commits elsewhere do not count.
     """
     content = digest_of((file.path, file.mode, file.source.read_bytes()) for file in files)
     fallback = f"content-{content[:16]}"
@@ -329,7 +342,9 @@ def _bound_names(body: list[ast.stmt]) -> t.Iterator[str]:
 def _version(tree: ast.Module) -> str | None:
     """Return the literal text that a module assigns to __version__."""
     for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
         if any(isinstance(target, ast.Name) and target.id == "__version__" for target in targets):
             if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
                 return node.value.value
@@ -373,7 +388,8 @@ def inspect_tree(root: pathlib.Path, topology: str, torch: str = "cpu") -> Repor
             "the source tree is not there" if not root.exists() else "the source tree is not a directory",
             str(root),
             "The images are built from it.",
-            "Set image_build_source to a directory on the control node that has a pyproject.toml, or to the URL of a git repository.",
+            "Set image_build_source to a directory on the control node that has a pyproject.toml, or to the URL of a "
+            "git repository.",
         )
         return report
     modules = Modules(root)
@@ -471,6 +487,11 @@ def _chain(chain: tuple[Import, ...]) -> str:
     return "".join(f" (reached by {step.file}:{step.line}, which imports {step.module})" for step in chain[-1:])
 
 
+def _or_monolith() -> str:
+    """Return the other way out for a tree that does not split, where there is one."""
+    return ", or deploy with fleet_topology: monolith" if "monolith" in TOPOLOGIES else ""
+
+
 def _check_core(modules: Modules, report: Report) -> None:
     """The core image has neither the ML libraries nor truthgraph.ml, and has to start without them."""
     main, ml = f"{PACKAGE}.main", f"{PACKAGE}.ml"
@@ -483,15 +504,17 @@ def _check_core(modules: Modules, report: Report) -> None:
             report.add(
                 f"{main} needs {found.module.split('.')[0]}",
                 f"{found.file}:{found.line}",
-                f"It imports {found.module} when it is loaded{_chain(chain)}, and in topology split the core image has no ML libraries.",
-                f"Import it inside the function that uses it or under {ml}, or deploy with fleet_topology: monolith.",
+                f"It imports {found.module} when it is loaded{_chain(chain)}, and in topology split "
+                "the core image has no ML libraries.",
+                f"Import it inside the function that uses it or under {ml}{_or_monolith()}.",
             )
         elif found.module == ml or found.module.startswith(f"{ml}."):
             report.add(
                 f"{main} needs {ml}",
                 f"{found.file}:{found.line}",
-                f"It imports {found.module} when it is loaded{_chain(chain)}, and in topology split the core image does not have it.",
-                "Ask the ML service over ML_SERVICE_URL instead, or deploy with fleet_topology: monolith.",
+                f"It imports {found.module} when it is loaded{_chain(chain)}, and in topology split "
+                "the core image does not have it.",
+                f"Ask the ML service over ML_SERVICE_URL instead{_or_monolith()}.",
             )
         else:
             continue
@@ -506,7 +529,7 @@ def _check_ml(modules: Modules, report: Report) -> None:
             f"the package {ml} is missing",
             f"{PACKAGE}/ml/__init__.py",
             f"In topology split the inference hosts run {ml}:app.",
-            f"Add the package with an application object app, or deploy with fleet_topology: monolith.",
+            f"Add the package with an application object app{_or_monolith()}.",
         )
         return
     _check_app(modules, ml, report)
@@ -519,8 +542,9 @@ def _check_ml(modules: Modules, report: Report) -> None:
             report.add(
                 f"{ml} needs {found.module}",
                 f"{found.file}:{found.line}",
-                f"It imports {found.module} when it is loaded{_chain(chain)}, and the ml image has only {PACKAGE}/__init__.py and {PACKAGE}/ml.",
-                f"Move what the ML service needs under {PACKAGE}/ml, or deploy with fleet_topology: monolith.",
+                f"It imports {found.module} when it is loaded{_chain(chain)}, and the ml image has only "
+                f"{PACKAGE}/__init__.py and {PACKAGE}/ml.",
+                f"Move what the ML service needs under {PACKAGE}/ml{_or_monolith()}.",
             )
 
 
@@ -529,7 +553,8 @@ TOPOLOGY_CHECKS: dict[str, tuple[t.Callable[[Modules, Report], None], ...]] = {"
 COMPILE = {
     "core": "uv pip compile --universal --generate-hashes pyproject.toml -o requirements/core.txt",
     "ml": (
-        "uv pip compile --universal --generate-hashes --extra ml --no-emit-package torch pyproject.toml -o requirements/ml.txt"
+        "uv pip compile --universal --generate-hashes --extra ml --no-emit-package torch pyproject.toml "
+        "-o requirements/ml.txt"
     ),
 }
 

@@ -51,7 +51,8 @@ class Wheel:
     def fits_machine(self, machine: str) -> bool:
         """Say whether the wheel can be installed on Linux with a machine name such as x86_64."""
         return any(
-            tag == "any" or (tag.endswith(f"_{machine}") and tag.startswith(("manylinux", "linux"))) for tag in self.platforms
+            tag == "any" or (tag.endswith(f"_{machine}") and tag.startswith(("manylinux", "linux")))
+            for tag in self.platforms
         )
 
     def _is_free_threaded(self) -> bool:
@@ -108,7 +109,9 @@ def torch_wheels(wheels: t.Iterable[Wheel], entries: t.Iterable[str], variant: s
     return [
         wheel
         for wheel in wheels
-        if any(satisfies(wheel, entry) for entry in wanted) and is_variant(wheel, variant) and wheel.fits_machine(machine)
+        if any(satisfies(wheel, entry) for entry in wanted)
+        and is_variant(wheel, variant)
+        and wheel.fits_machine(machine)
     ]
 
 

@@ -106,6 +106,7 @@ log:
 """
 
 import http.client
+import itertools
 import json
 import time
 import typing as t
@@ -164,6 +165,12 @@ def condition(info: dict[str, t.Any]) -> tuple[bool, str]:
 def lost(info: dict[str, t.Any], restarts: int) -> bool:
     """Say whether waiting on is of no use: the container has ended or keeps ending."""
     return info["State"]["Status"] in ("exited", "dead") or info.get("RestartCount", 0) - restarts >= MOST_RESTARTS
+
+
+def folded(lines: list[str]) -> list[str]:
+    """Return the lines with those that repeat the one before counted instead of shown."""
+    groups = [(line, len(list(group))) for line, group in itertools.groupby(lines)]
+    return [line if times == 1 else f"{line} ({times} times)" for line, times in groups]
 
 
 def _field(body: str, field: str) -> t.Any:
@@ -243,7 +250,7 @@ def main() -> None:
     lines = docker.last_log_lines(name, count + QUESTIONS) if "condition" in result else []
     # Many services log each of the questions asked here, which would leave no place for what matters.
     lines = [line for line in lines if not any(f"GET {path} " in line for path in (module.params["path"], "/health"))]
-    lines = lines[-count:]
+    lines = folded(lines)[-count:]
     text = "\n".join(lines) if lines else "(it wrote nothing)"
     module.fail_json(
         msg=(

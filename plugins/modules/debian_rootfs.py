@@ -124,7 +124,10 @@ def mmdebstrap_command(params, root, dates):
         command.append(f"--hook-dir={MERGE_HOOKS}")
     command += [f"--aptopt={option}" for option in params["apt_options"]]
     # apt finds the mirror's password where the host's own apt does.
-    command += ['--aptopt=Dir::Etc::netrc "/etc/apt/auth.conf";', '--aptopt=Dir::Etc::netrcparts "/etc/apt/auth.conf.d";']
+    command += [
+        '--aptopt=Dir::Etc::netrc "/etc/apt/auth.conf";',
+        '--aptopt=Dir::Etc::netrcparts "/etc/apt/auth.conf.d";',
+    ]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in params["path_exclude"]]
     command += [f"--dpkgopt=path-include={pattern}" for pattern in params["path_include"]]
     command += [f'--essential-hook=sh {script} "$1"' for script in params["setup_scripts"]]
@@ -182,7 +185,9 @@ def main():
             check=False,
         )
         if made.returncode != 0:
-            module.fail_json(msg=f"mmdebstrap ended with status {made.returncode}. Its last lines:\n{tail(made.stdout)}")
+            module.fail_json(
+                msg=f"mmdebstrap ended with status {made.returncode}. Its last lines:\n{tail(made.stdout)}"
+            )
         for script in params["finish_scripts"]:
             module.run_command(["sh", script, root], check_rc=True)
         with open(dates, encoding="ascii", errors="replace") as handle:

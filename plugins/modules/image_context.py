@@ -10,12 +10,13 @@ module: image_context
 short_description: Stage the build context of an image and compute its key
 version_added: 0.1.0
 description:
-  - Collects on the control node what one image copies from an application tree (a fixed list of paths, without tests, bytecode
-    and version control), the requirement files that it installs, the Dockerfile and the files beside it, and writes them to a
-    tar archive. Order, times, owners and modes are normalised, so equal contents give equal bytes.
-  - The key is a hash over all of that, the build arguments (among them the base image by digest) and the wheels of torch that
-    would be installed from find-links directories. Everything else that is installed is fixed by the hashes in the
-    requirement files. So the same key means the same image, and C(git clone) or C(touch) do not change it.
+  - Collects on the control node what one image copies from an application tree (a fixed list of paths, without tests,
+    bytecode and version control), the requirement files that it installs, the Dockerfile and the files beside it, and
+    writes them to a tar archive. Order, times, owners and modes are normalised, so equal contents give equal bytes.
+  - The key is a hash over all of that, the build arguments (among them the base image by digest) and the wheels of
+    torch that would be installed from find-links directories. Everything else that is installed is fixed by the
+    hashes in the requirement files. So the same key means the same image, and C(git clone) or C(touch) do not change
+    it.
 options:
   source:
     description: Directory of the application tree.
@@ -32,8 +33,8 @@ options:
     required: true
   base:
     description: >-
-      The base image by digest. While it is empty the key is not known, as it will be once the base image exists; everything
-      else is answered.
+      The base image by digest. While it is empty the key is not known, as it will be once the base image exists;
+      everything else is answered.
     type: str
     default: ""
   build_args:
@@ -97,7 +98,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 key:
-  description: Hash over everything that decides what the image becomes, 24 hexadecimal digits; empty without a base image.
+  description: Hash over everything that decides what the image becomes, 24 hexadecimal digits; empty without a base
+  image.
   returned: always
   type: str
 content:
@@ -239,7 +241,8 @@ def choose_wheels(
         where = ", ".join(str(directory) for directory in find_links) or "none are set"
         raise ContextError(
             f"There is no CPU build of torch {', '.join(pins)} for {image}: the control node's find-links directories "
-            f"({where}) hold no wheel of it for Python {' or '.join(pythons)} on {machine}, and the usual index has the CUDA "
+            f"({where}) hold no wheel of it for Python {' or '.join(pythons)} on {machine}, and the usual "
+            f"index has the CUDA "
             f"build, which is several GB larger. Put such a wheel there (PIP_FIND_LINKS), or set "
             f"image_build_torch_index_url to an index of CPU builds."
         )
@@ -306,11 +309,19 @@ def main() -> None:
     if not want["pythons"]:
         module.fail_json(msg="pythons names no Python version; give at least one, such as 3.13.")
     if base and "@sha256:" not in base:
-        module.fail_json(msg=f"The base image {base!r} is not given by digest (name@sha256:…), so the key would not say what it is.")
+        module.fail_json(
+            msg=f"The base image {base!r} is not given by digest (name@sha256:…), so the key would not say what it is"
+        )
     try:
         staged = stage(source, want["image"], pathlib.Path(want["dockerfiles"]), want["torch"])
         python, torch, more = choose_wheels(
-            source, want["image"], want["torch"], want["find_links"], want["pythons"], want["machine"], want["torch_index"]
+            source,
+            want["image"],
+            want["torch"],
+            want["find_links"],
+            want["pythons"],
+            want["machine"],
+            want["torch_index"],
         )
         content = source_tree.digest_of(staged)
         key = key_of(content, base, want["build_args"], torch) if base else ""

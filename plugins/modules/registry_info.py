@@ -62,8 +62,8 @@ EXAMPLES = r"""
 RETURN = r"""
 state:
   description:
-    - V(ok), V(unreachable) (nobody listens or answers), V(untrusted) (certificate), V(unauthorized) (user name or password),
-      V(forbidden) (no access to an image) or V(unexpected) (no registry, or not over TLS).
+    - V(ok), V(unreachable) (nobody listens or answers), V(untrusted) (certificate), V(unauthorized) (user name or
+      password), V(forbidden) (no access to an image) or V(unexpected) (no registry, or not over TLS).
   returned: always
   type: str
 detail:

@@ -8,6 +8,8 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: registry_tag
 short_description: Give an image in a container registry one more tag, without moving its contents
+description:
+  - Puts the manifest of an image that the registry has under one more tag of the same repository.
 options:
   address:
     description: Host and port of the registry.

@@ -11,7 +11,7 @@ version_added: 0.1.0
 description:
   - Writes each secret as one file into C(<path>/<generation>/), a directory that is mounted into a container.
   - A new generation is made only if the secrets differ from those of the newest one. So a changed secret changes the
-    path of the mount, and a container that still has the old one is seen to differ, even if a run was killed in between.
+    path of the mount, and a container that has the old one is seen to differ, even if a run was killed in between.
   - A generation appears complete or not at all. It is written beside its place and then renamed.
   - Neither a secret nor a hash of one is returned, logged, or written anywhere else.
 options:

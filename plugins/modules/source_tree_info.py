@@ -10,10 +10,11 @@ module: source_tree_info
 short_description: Check an application tree before anything is built from it
 version_added: 0.1.0
 description:
-  - Reads a source tree on the control node and says everything that would keep it from being built or from starting, each with
-    file, line, reason and way out.
-  - Nothing of the tree is imported or run. What a module imports when it is loaded is read from its syntax tree and followed
-    through the package; imports inside functions, under C(TYPE_CHECKING) or in a C(try) that handles C(ImportError) are fine.
+  - Reads a source tree on the control node and says everything that would keep it from being built or from starting,
+    each with file, line, reason and way out.
+  - Nothing of the tree is imported or run. What a module imports when it is loaded is read from its syntax tree and
+    followed through the package; imports inside functions, under C(TYPE_CHECKING) or in a C(try) that handles
+    C(ImportError) are fine.
 options:
   path:
     description: Directory of the tree, the one with C(pyproject.toml).
@@ -56,7 +57,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-path:
+source:
   description: The tree's absolute path.
   returned: always
   type: str
@@ -66,8 +67,8 @@ version:
   type: str
 revision:
   description: >-
-    The last commit that touched the tree, if all of it is committed; otherwise C(content-) and a hash over the files that the
-    images are built from. Empty if there are findings.
+    The last commit that touched the tree, if all of it is committed; otherwise C(content-) and a hash over the files
+    that the images are built from. Empty if there are findings.
   returned: always
   type: str
 requires_python:
@@ -118,7 +119,7 @@ def main() -> None:
         report = inspect_tree(root, module.params["topology"], module.params["torch"])
     except (OSError, UnicodeDecodeError) as error:
         module.fail_json(msg=f"The source tree {root} cannot be read: {error}")
-    result = {"path": str(root.absolute()), **dataclasses.asdict(report)}
+    result = {"source": str(root.absolute()), **dataclasses.asdict(report)}
     if report.findings and module.params["fail"]:
         module.fail_json(msg=message(str(root), report.findings), **result)
     module.exit_json(changed=False, **result)

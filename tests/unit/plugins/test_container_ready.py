@@ -62,6 +62,14 @@ def test_never_ready_shows_what_was_seen_and_the_log(engine: EngineDouble) -> No
     assert result["msg"].endswith(f"last line of {NAME}")
 
 
+def test_the_log_shows_what_matters(engine: EngineDouble) -> None:
+    engine.add(NAME, status="exited")
+    lines = ["started", *['"GET /ready HTTP/1.1" 503'] * 40, *["no database"] * 40, "given up"]
+    (engine.home / "log").write_text("\n".join(lines))
+    assert ready(engine, Service(503), log_lines=2)["log"] == ["no database (40 times)", "given up"]
+    assert ready(engine, Service(503))["log"] == ["started", "no database (40 times)", "given up"]
+
+
 def test_nobody_listens(engine: EngineDouble) -> None:
     service = Service(200)
     service.shutdown()

@@ -85,3 +85,25 @@ def test_a_directory_of_packages_works_too(slim, tmp_path):
     (tmp_path / "model" / "__init__.py").write_text("")
     slim.main(tmp_path)
     assert list((tmp_path / "model" / "__pycache__").iterdir())
+
+
+def test_what_the_installer_leaves_goes(slim, site, tmp_path):
+    notes = site / "one-1.dist-info" / "uv_cache.json"
+    notes.parent.mkdir()
+    notes.write_text("{}")
+    record = site / "one-1.dist-info" / "RECORD"
+    record.write_text("one/__init__.py,sha256=x,1\none-1.dist-info/uv_cache.json,sha256=y,2\n")
+    (tmp_path / ".lock").touch(0o666)
+    (tmp_path / "bin").mkdir()
+    for name in ("activate", "activate.fish", "uvicorn"):
+        (tmp_path / "bin" / name).touch()
+    slim.main(tmp_path)
+    assert not notes.exists() and not (tmp_path / ".lock").exists()
+    assert record.read_text() == "one/__init__.py,sha256=x,1\n"
+    assert [path.name for path in (tmp_path / "bin").iterdir()] == ["uvicorn"]
+
+
+def test_only_root_may_write(slim, site, tmp_path):
+    (site / "one/core.py").chmod(0o666)
+    slim.main(tmp_path)
+    assert (site / "one/core.py").stat().st_mode & 0o777 == 0o644

@@ -102,7 +102,7 @@ def test_main_that_imports_ml_libraries_is_refused_with_its_line(tree, statement
     write(tree, {"truthgraph/main.py": f"import os\n{statement}\napp = object()\n"})
     found = finding(tree)
     assert found.file == "truthgraph/main.py:2"
-    assert "monolith" in found.remedy
+    assert "inside the function" in found.remedy
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,14 @@ def test_split_without_ml_package_is_refused(tree):
     for name in ("__init__", "service"):
         (tree / "truthgraph" / "ml" / f"{name}.py").unlink()
     found = finding(tree)
-    assert found.file == "truthgraph/ml/__init__.py" and "monolith" in found.remedy
+    assert found.file == "truthgraph/ml/__init__.py" and "Add the package" in found.remedy
+
+
+def test_monolith_is_the_way_out_once_it_is_a_topology(tree, monkeypatch):
+    write(tree, {"truthgraph/main.py": "import torch\napp = 1\n"})
+    assert "monolith" not in finding(tree).remedy
+    monkeypatch.setitem(source_tree.TOPOLOGIES, "monolith", ())
+    assert "fleet_topology: monolith" in finding(tree).remedy
 
 
 def test_ml_that_needs_a_module_of_core_is_refused(tree):
@@ -237,7 +244,9 @@ def test_the_revision_is_the_commit_only_if_all_of_the_tree_is_committed(tree):
     git(tree, "init")
     git(tree, "add", ".")
     git(tree, "commit", "-m", "one")
-    head = subprocess.run(["git", "-C", str(tree), "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    head = subprocess.run(
+        ["git", "-C", str(tree), "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout
     assert inspect_tree(tree, "split").revision == head.strip()
     write(tree, {".gitignore": "local.py\n"})
     git(tree, "add", ".")

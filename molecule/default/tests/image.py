@@ -1,0 +1,80 @@
+# What an image holds and can do, found out in two containers: one as root that lists all files, one as the image runs.
+import json
+
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import inspect
+
+# Lists every file with its size, and which text files hold one of the given words.
+LIST_FILES = """
+import json, os, stat, sys
+words = [word.encode() for word in json.loads(sys.argv[1])]
+files, directories, holders = {}, [], []
+device = os.stat("/").st_dev
+for parent, names, leaves in os.walk("/"):
+    names[:] = [name for name in names if os.lstat(os.path.join(parent, name)).st_dev == device]
+    directories += [os.path.join(parent, name) for name in names]
+    for path in (os.path.join(parent, leaf) for leaf in leaves):
+        found = os.lstat(path)
+        files[path] = found.st_size
+        if stat.S_ISREG(found.st_mode) and 0 < found.st_size < 300000:
+            with open(path, "rb") as file:
+                content = file.read()
+            if any(word in content for word in words):
+                holders.append(path)
+print(json.dumps({"files": files, "directories": directories, "holders": holders}))
+"""
+
+# Says which modules can be found, without importing them, and then imports some.
+TRY_PYTHON = """
+import importlib, importlib.util, json, os, sys
+wanted = json.loads(sys.argv[1])
+found = {name: importlib.util.find_spec(name) is not None for name in wanted["find"]}
+imported = {}
+for name in wanted["import"]:
+    module, _, attribute = name.partition(":")
+    try:
+        value = importlib.import_module(module)
+        imported[name] = type(getattr(value, attribute)).__name__ if attribute else "module"
+    except Exception as error:
+        imported[name] = f"{type(error).__name__}: {error}"
+import truthgraph
+print(json.dumps({"found": found, "imported": imported, "uid": os.getuid(), "gid": os.getgid(),
+                  "version": truthgraph.__version__, "package": truthgraph.__file__}))
+"""
+
+ONE_OFF = "docker run --rm --network none --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges"
+
+
+class Image:
+    """The image of a running service."""
+
+    def __init__(self, member, service, imports, words):
+        self.host = member.host
+        self.reference = inspect(member.host, f"truthgraph-{service}")["Config"]["Image"]
+        self.facts = json.loads(self.host.check_output("docker image inspect %s", self.reference))[0]
+        self.history = self.host.check_output(
+            "docker history --no-trunc --format %s %s", "{{.CreatedBy}}", self.reference
+        )
+        listed = self._run("--user 0:0 --entrypoint python3", "-c %s %s", LIST_FILES, json.dumps(words))
+        self.files, self.directories, self.holders = listed["files"], listed["directories"], listed["holders"]
+        wanted = {
+            "find": ["pytest", "torch", "sentence_transformers", "transformers", "pip", "uv", "tests", "scripts"],
+            "import": imports,
+        }
+        self.python = self._run("", "python3 -c %s %s", TRY_PYTHON, json.dumps(wanted))
+
+    def _run(self, options, command, *arguments):
+        return json.loads(self.host.check_output(f"{ONE_OFF} {options} %s {command}", self.reference, *arguments))
+
+    def programs(self, names):
+        # A compiler is also there as x86_64-linux-gnu-gcc-14, and pip as pip3.13.
+        endings = tuple(f"-{name}" for name in names)
+        found = []
+        for path in self.files:
+            name = path.rpartition("/")[2].rstrip("0123456789.").rstrip("-")
+            if "/bin/" in path or "/sbin/" in path or "/libexec/" in path:
+                if name in names or name.endswith(endings):
+                    found.append(path)
+        return found
+
+    def bytes_below(self, *parents):
+        return sum(size for path, size in self.files.items() if path.startswith(tuple(f"{p}/" for p in parents)))

@@ -1,0 +1,84 @@
+# What a deploy leaves on the hosts themselves.
+import json
+import re
+
+
+def test_engine_runs_and_starts_at_boot(member):
+    engine = member.host.service("docker")
+    assert engine.is_running
+    assert engine.is_enabled
+
+
+def test_engine_keeps_containers_over_its_own_restart(member):
+    assert member.host.check_output("docker info --format '{{.LiveRestoreEnabled}}'") == "true"
+
+
+def test_engine_rotates_logs(member):
+    settings = json.loads(member.host.file("/etc/docker/daemon.json").content_string)
+    assert settings["log-driver"] in ("local", "json-file")
+    assert (settings["log-opts"]["max-size"], settings["log-opts"]["max-file"]) == ("10m", "3")
+    assert member.host.check_output("docker info --format '{{.LoggingDriver}}'") == settings["log-driver"]
+
+
+def test_builder_has_buildx(builder):
+    assert re.search(r"\bv?0\.\d+|\bv[1-9]", builder.host.check_output("docker buildx version"))
+
+
+def test_engine_trusts_the_registrys_ca(fleet, member, ca):
+    installed = member.host.file(f"/etc/docker/certs.d/{fleet.registry}/ca.crt")
+    assert installed.content_string.strip() == ca.strip()
+    assert (installed.user, installed.group, installed.mode) == ("root", "root", 0o644)
+
+
+def test_engine_is_not_told_to_trust_registries_without_tls(fleet, member):
+    settings = json.loads(member.host.check_output("docker info --format '{{json .RegistryConfig.IndexConfigs}}'"))
+    assert fleet.registry not in settings
+
+
+def test_login_to_the_registry_is_readable_by_root_only(fleet, member):
+    login = member.host.file("/root/.docker/config.json")
+    assert (login.user, login.mode) == ("root", 0o600)
+    assert fleet.registry in json.loads(login.content_string)["auths"]
+
+
+def test_configuration_is_readable_by_root_only(member):
+    for directory in ("/etc/truthgraph", "/etc/truthgraph/secrets"):
+        found = member.host.file(directory)
+        if found.exists:
+            assert (found.user, oct(found.mode)) == ("root", "0o700"), directory
+
+
+def test_secrets_are_readable_by_root_and_the_services_user_only(api):
+    listed = api.host.check_output("find /etc/truthgraph/secrets/api -mindepth 1 -printf '%y %U %G %m\n'").splitlines()
+    assert set(listed) == {"d 0 10001 750", "f 0 10001 440"}
+
+
+def test_configuration_has_no_file_that_others_may_write(member):
+    assert member.host.check_output("find /etc/truthgraph -perm /022 -not -type l") == ""
+
+
+def test_key_of_the_registry_is_not_readable_by_others(registry):
+    key = registry.host.file("/etc/truthgraph/registry/tls/registry.key")
+    assert (key.user, key.gid, oct(key.mode)) == ("root", 10001, "0o640")
+
+
+def test_passwords_of_the_registry_are_hashed(registry, secrets):
+    content = registry.host.file("/etc/truthgraph/registry/htpasswd").content_string
+    assert re.match(r"truthgraph:\$2[aby]\$", content)
+    assert secrets["registry"] not in content
+
+
+def test_build_leaves_no_index_setting_behind(builder):
+    assert not builder.host.file("/run/truthgraph-build").exists
+
+
+def test_key_of_the_ca_stays_on_the_control_node(fleet, member, control):
+    key = control.file(str(fleet.ca_file.with_name("ca.key")))
+    assert oct(key.mode) == "0o600"
+    body = key.content_string.splitlines()[1]
+    assert member.host.run("grep -rqF %s /etc/truthgraph /etc/docker /etc/ssl", body).rc == 1
+
+
+def test_passwords_on_the_control_node_are_readable_by_their_owner_only(fleet, control):
+    state = fleet.variables["state_dir"]
+    assert control.check_output("find %s -perm /077 -not -name '*.crt' -not -name '*.pub' -not -name 'known_hosts*'", state) == ""

@@ -1,0 +1,397 @@
+# The services as clients, neighbours and the hosts' engines see them.
+import json
+import math
+import re
+import ssl
+import urllib.error
+import urllib.request
+
+import pytest
+
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import CHECKOUT, ask, ask_many, inspect
+
+# The lab publishes the API of these hosts here.
+OUTSIDE = {"cpu1": "http://127.0.0.1:18001", "cpu2": "http://127.0.0.1:18002"}
+SOURCE = "molecule"
+SERVICES = {
+    "truthgraph_registry": "registry",
+    "truthgraph_postgres": "postgres",
+    "truthgraph_inference": "inference",
+    "truthgraph_api": "api",
+}
+REPOSITORIES = {"api": "core", "inference": "ml", "postgres": "base/postgres"}
+TEXTS = ["The Eiffel Tower was completed in Paris in 1889.", "Photosynthesis turns sunlight into sugar."]
+CONNECT = """
+import psycopg, sys
+try:
+    psycopg.connect(host=sys.argv[1], user=sys.argv[2], password=sys.argv[3], dbname="truthgraph", connect_timeout=5)
+    print("connected")
+except psycopg.OperationalError as error:
+    print(error)
+"""
+
+
+def services_of(member):
+    return [service for group, service in SERVICES.items() if group in member.variables["groups"]]
+
+
+def query(member, sql, database="truthgraph"):
+    command = "docker exec truthgraph-postgres psql -h 127.0.0.1 -U postgres -d %s -At -c %s"
+    return member.host.check_output(command, database, sql)
+
+
+@pytest.fixture(scope="session")
+def database_member(fleet):
+    return fleet.of_group("truthgraph_postgres")[0]
+
+
+@pytest.fixture(scope="session")
+def stored(control, database_member):
+    # Stored through the first API; read through the second. What was stored is taken away again.
+    answers = [ask(control, f"{OUTSIDE['cpu1']}/api/v1/evidence", {"text": text, "source": SOURCE}) for text in TEXTS]
+    yield answers
+    query(database_member, f"DELETE FROM evidence WHERE source = '{SOURCE}'")
+
+
+@pytest.fixture(scope="session")
+def embedded(fleet):
+    [member] = fleet.of_group("truthgraph_inference")
+    texts = ["The sky is blue.", "The heavens are blue.", "Interest rates were raised in March."]
+    return ask(member.host, f"http://{member.address}:8001/embed", {"texts": texts})
+
+
+def cosine(left, right):
+    return sum(a * b for a, b in zip(left, right, strict=True))
+
+
+# How they run.
+
+
+def test_containers_of_the_host_are_those_of_its_groups(member):
+    names = member.host.check_output("docker ps --all --format '{{.Names}}'").split()
+    assert sorted(names) == sorted(f"truthgraph-{service}" for service in services_of(member))
+
+
+def test_containers_run_and_are_healthy(member):
+    for service in services_of(member):
+        state = inspect(member.host, f"truthgraph-{service}")["State"]
+        assert state["Status"] == "running", service
+        # The registry has no health check; the deploy asks it instead.
+        assert state.get("Health", {"Status": "healthy"})["Status"] == "healthy", service
+
+
+def test_containers_run_by_digest_from_the_fleets_registry(fleet, member):
+    for service in set(services_of(member)) - {"registry"}:
+        reference = inspect(member.host, f"truthgraph-{service}")["Config"]["Image"]
+        pattern = rf"{re.escape(fleet.registry)}/truthgraph/{REPOSITORIES[service]}@sha256:[0-9a-f]{{64}}"
+        assert re.fullmatch(pattern, reference), reference
+
+
+def test_all_api_hosts_run_the_same_image(fleet):
+    members = fleet.of_group("truthgraph_api")
+    assert len({inspect(member.host, "truthgraph-api")["Config"]["Image"] for member in members}) == 1
+
+
+@pytest.mark.parametrize("service", ["api", "inference", "postgres", "registry"])
+def test_container_is_hardened(fleet, service):
+    [group] = [group for group, name in SERVICES.items() if name == service]
+    for member in fleet.of_group(group):
+        facts = inspect(member.host, f"truthgraph-{service}")
+        options = facts["HostConfig"]
+        assert options["ReadonlyRootfs"]
+        assert options["CapDrop"] == ["ALL"]
+        assert not options["CapAdd"]
+        assert "no-new-privileges:true" in options["SecurityOpt"]
+        assert not options["Privileged"]
+        assert options["RestartPolicy"]["Name"] == "unless-stopped"
+        assert facts["Config"]["User"].split(":")[0] not in ("", "0", "root")
+
+
+def test_processes_in_containers_are_not_root(member):
+    for service in services_of(member):
+        users = member.host.check_output("docker top %s -eo uid", f"truthgraph-{service}").split()[1:]
+        assert users, service
+        assert "0" not in users, service
+
+
+def test_containers_are_labelled(member):
+    for service in services_of(member):
+        labels = inspect(member.host, f"truthgraph-{service}")["Config"]["Labels"]
+        assert (labels["truthgraph.service"], labels["truthgraph.fleet"]) == (service, "lab")
+
+
+# Secrets.
+
+
+def test_no_secret_in_docker_inspect(member, secrets):
+    for service in services_of(member):
+        text = json.dumps(inspect(member.host, f"truthgraph-{service}"))
+        assert [name for name, secret in secrets.items() if secret in text] == [], service
+
+
+def test_no_secret_in_container_logs(member, secrets):
+    for service in services_of(member):
+        text = member.host.check_output("docker logs %s 2>&1", f"truthgraph-{service}")
+        assert [name for name, secret in secrets.items() if secret in text] == [], service
+
+
+def test_no_secret_in_process_lists(member, secrets):
+    text = member.host.check_output("ps -eo args")
+    assert [name for name, secret in secrets.items() if secret in text] == []
+
+
+def test_api_gets_its_database_password_as_a_file(api, secrets):
+    facts = inspect(api.host, "truthgraph-api")
+    [mount] = [mount for mount in facts["Mounts"] if mount["Destination"] == "/run/secrets/truthgraph"]
+    assert not mount["RW"]
+    content = api.host.check_output("cat %s", f"{mount['Source']}/DATABASE_URL")
+    assert f":{secrets['database']}@" in content
+
+
+# Which ports are open.
+
+
+def test_nothing_else_is_published_by_the_lab(control):
+    published = control.check_output("docker ps --filter name=^truthgraph-lab- --format '{{.Ports}}'").split()
+    assert sorted(entry.strip(",") for entry in published) == ["127.0.0.1:18001->8000/tcp", "127.0.0.1:18002->8000/tcp"]
+
+
+@pytest.mark.parametrize(("service", "port"), [("inference", "8001"), ("postgres", "5432"), ("registry", "5000")])
+def test_port_is_open_on_the_private_address_only(fleet, service, port):
+    [group] = [group for group, name in SERVICES.items() if name == service]
+    for member in fleet.of_group(group):
+        bindings = inspect(member.host, f"truthgraph-{service}")["HostConfig"]["PortBindings"]
+        assert bindings == {f"{port}/tcp": [{"HostIp": member.address, "HostPort": port}]}
+        assert not member.host.socket(f"tcp://127.0.0.1:{port}").is_listening
+
+
+def test_api_is_open_on_its_port(api):
+    bindings = inspect(api.host, "truthgraph-api")["HostConfig"]["PortBindings"]
+    assert list(bindings) == ["8000/tcp"]
+    assert api.host.socket("tcp://0.0.0.0:8000").is_listening
+
+
+# Health, from outside and between the hosts.
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_health_from_outside(control, name):
+    answer = ask(control, f"{OUTSIDE[name]}/health")
+    assert answer.status == 200
+    assert answer.json["status"] == "ok"
+    assert answer.json["components"] == {"database": "ok", "ml_service": "ok"}
+    assert answer.seconds < 1
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_ready_from_outside(control, name):
+    answer = ask(control, f"{OUTSIDE[name]}/ready")
+    assert answer.status == 200
+    assert answer.json["components"] == {"database": "ok", "ml_service": "ok"}
+
+
+def test_inference_answers_the_api_hosts(fleet, api):
+    for inference in fleet.of_group("truthgraph_inference"):
+        answer = ask(api.host, f"http://{inference.address}:8001/health")
+        assert answer.status == 200
+        assert (answer.json["status"], answer.json["dimension"]) == ("ok", 384)
+
+
+def test_api_hosts_answer_each_other(fleet, api):
+    for other in fleet.of_group("truthgraph_api"):
+        assert ask(api.host, f"http://{other.address}:8000/health").status == 200
+
+
+def test_postgres_is_reached_from_the_api_hosts(fleet, api):
+    for database in fleet.of_group("truthgraph_postgres"):
+        assert api.host.addr(database.address).port(5432).is_reachable
+
+
+def test_inference_answers_from_inside_the_api_container(api):
+    script = "import os, urllib.request as u; print(u.urlopen(os.environ['ML_SERVICE_URL'] + '/health', timeout=5).status)"
+    assert api.host.check_output("docker exec truthgraph-api python3 -c %s", script) == "200"
+
+
+# What they answer.
+
+
+def test_evidence_is_stored(stored):
+    assert [answer.status for answer in stored] == [201, 201]
+    assert len({answer.json["id"] for answer in stored}) == 2
+
+
+def test_same_evidence_keeps_its_id(control, stored):
+    again = ask(control, f"{OUTSIDE['cpu2']}/api/v1/evidence", {"text": TEXTS[0], "source": SOURCE})
+    assert again.json["id"] == stored[0].json["id"]
+
+
+def test_evidence_of_one_host_is_found_by_the_other(control, stored):
+    claim = "The Eiffel Tower in Paris was finished in 1889."
+    answer = ask(control, f"{OUTSIDE['cpu2']}/api/v1/verify", {"claim": claim})
+    assert answer.status == 200
+    assert answer.json["claim"] == claim
+    nearest = answer.json["evidence"][0]
+    assert nearest["id"] == stored[0].json["id"]
+    assert nearest["text"] == TEXTS[0]
+    assert 0.8 < nearest["similarity"] <= 1
+
+
+def test_nearer_evidence_comes_first(control, stored):
+    answer = ask(control, f"{OUTSIDE['cpu1']}/api/v1/verify", {"claim": "Plants make sugar from light.", "limit": 50})
+    similarities = [found["similarity"] for found in answer.json["evidence"]]
+    assert similarities == sorted(similarities, reverse=True)
+    by_id = {found["id"]: found["similarity"] for found in answer.json["evidence"]}
+    assert by_id[stored[1].json["id"]] > by_id[stored[0].json["id"]] + 0.3
+
+
+def test_embeddings_are_unit_vectors_of_384_dimensions(embedded):
+    assert embedded.status == 200
+    vectors = embedded.json["embeddings"]
+    assert [len(vector) for vector in vectors] == [384] * 3
+    assert all(math.isclose(cosine(vector, vector), 1, abs_tol=1e-4) for vector in vectors)
+
+
+def test_embeddings_of_like_texts_are_near(embedded):
+    sky, heavens, rates = embedded.json["embeddings"]
+    assert cosine(sky, heavens) > 0.6 > 0.3 > cosine(sky, rates)
+
+
+def test_concurrent_embeddings_are_all_answered_and_right(inference):
+    texts = [f"Sentence number {number} is about the number {number}." for number in range(24)]
+    url = f"http://{inference.address}:8001/embed"
+    together = ask_many(inference.host, url, [{"texts": [text]} for text in texts])
+    assert [answer.status for answer in together] == [200] * len(texts)
+    one_request = ask(inference.host, url, {"texts": texts}).json["embeddings"]
+    for answer, expected in zip(together, one_request, strict=True):
+        assert cosine(answer.json["embeddings"][0], expected) > 0.9999
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/v1/evidence", {}),
+        ("/api/v1/evidence", {"text": ""}),
+        ("/api/v1/evidence", {"text": 7}),
+        ("/api/v1/evidence", {"text": "nul \0 inside"}),
+        ("/api/v1/evidence", {"text": "fine", "unknown": 1}),
+        ("/api/v1/evidence", "{no json"),
+        ("/api/v1/verify", {"claim": "   "}),
+        ("/api/v1/verify", {"claim": "fine", "limit": 0}),
+        ("/api/v1/verify", []),
+    ],
+)
+def test_invalid_body_is_refused(control, path, body):
+    assert ask(control, f"{OUTSIDE['cpu1']}{path}", body).status == 422
+
+
+@pytest.mark.parametrize("body", [{}, {"texts": []}, {"texts": [""]}, {"texts": "one"}, {"texts": ["x"] * 257}, "{"])
+def test_invalid_body_is_refused_by_inference(inference, body):
+    assert ask(inference.host, f"http://{inference.address}:8001/embed", body).status == 422
+
+
+def test_description_of_the_api_is_not_public(control):
+    for path in ("/openapi.json", "/docs", "/redoc"):
+        assert ask(control, f"{OUTSIDE['cpu1']}{path}").status == 404
+
+
+# The database.
+
+
+def test_application_role_is_no_superuser(database):
+    flags = "rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls, rolcanlogin"
+    assert query(database, f"SELECT {flags} FROM pg_roles WHERE rolname = 'truthgraph'") == "f|f|f|f|f|t"
+
+
+def test_application_role_owns_its_database(database):
+    sql = "SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding) FROM pg_database WHERE datname = 'truthgraph'"
+    assert query(database, sql) == "truthgraph|UTF8"
+
+
+def test_extension_for_vectors_is_there(database):
+    version = query(database, "SELECT extversion FROM pg_extension WHERE extname = 'vector'")
+    assert tuple(map(int, version.split(".")[:2])) >= (0, 7)
+
+
+def test_schema_is_at_the_trees_head(database):
+    revisions, parents = set(), set()
+    for path in (CHECKOUT / "files/app/alembic/versions").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        revisions |= set(re.findall(r'^revision(?:: str)? = "(.+)"$', text, re.MULTILINE))
+        parents |= set(re.findall(r'^down_revision(?:: [^=]+)? = "(.+)"$', text, re.MULTILINE))
+    assert {query(database, "SELECT version_num FROM alembic_version")} == revisions - parents
+
+
+def test_passwords_are_kept_as_scram(database):
+    assert query(database, "SHOW password_encryption") == "scram-sha-256"
+    kept = query(database, "SELECT left(rolpassword, 14) FROM pg_authid WHERE rolcanlogin").split()
+    assert kept == ["SCRAM-SHA-256$"] * 2
+
+
+def test_network_logins_need_scram(database):
+    rules = query(database, "SELECT DISTINCT auth_method FROM pg_hba_file_rules WHERE address = 'all'").split()
+    assert rules == ["scram-sha-256"]
+    assert query(database, "SELECT count(*) FROM pg_hba_file_rules WHERE error IS NOT NULL") == "0"
+
+
+def test_wrong_database_password_is_refused(database_member, api):
+    command = "docker exec truthgraph-api python3 -c %s %s truthgraph wrong"
+    assert "password authentication failed" in api.host.check_output(command, CONNECT, database_member.address)
+
+
+def test_superuser_cannot_log_in_over_the_network(database_member, api, secrets):
+    command = "docker exec truthgraph-api python3 -c %s %s postgres wrong"
+    assert "no pg_hba.conf entry" in api.host.check_output(command, CONNECT, database_member.address)
+
+
+def test_database_has_data_checksums(database):
+    assert query(database, "SHOW data_checksums") == "on"
+
+
+# The registry.
+
+
+def asked_registry(fleet, path, password=None, ca_file=None):
+    request = urllib.request.Request(f"https://{fleet.registry}/v2/{path}")
+    if password is not None:
+        manager = urllib.request.HTTPPasswordMgrWithPriorAuth()
+        manager.add_password(None, request.full_url, "truthgraph", password, is_authenticated=True)
+        handlers = [urllib.request.HTTPBasicAuthHandler(manager)]
+    else:
+        handlers = []
+    context = ssl.create_default_context(cafile=ca_file)
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context), *handlers
+    )
+    try:
+        with opener.open(request, timeout=10) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, None
+
+
+def test_registry_lists_the_images(fleet, secrets):
+    status, answer = asked_registry(fleet, "_catalog", secrets["registry"], fleet.ca_file)
+    assert status == 200
+    assert {f"truthgraph/{name}" for name in REPOSITORIES.values()} <= set(answer["repositories"])
+
+
+def test_registry_refuses_without_credentials(fleet):
+    assert asked_registry(fleet, "", None, fleet.ca_file)[0] == 401
+
+
+def test_registry_refuses_a_wrong_password(fleet):
+    assert asked_registry(fleet, "", "wrong", fleet.ca_file)[0] == 401
+
+
+def test_registry_certificate_is_of_the_fleets_own_ca(fleet):
+    with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
+        asked_registry(fleet, "")
+
+
+def test_registry_does_not_serve_without_tls(fleet, control):
+    assert ask(control, f"http://{fleet.registry}/v2/").status in (0, 400)
+
+
+def test_registry_keeps_its_images_in_its_volume(registry):
+    mounts = inspect(registry.host, "truthgraph-registry")["Mounts"]
+    assert ("truthgraph-registry", "/var/lib/registry") in [(mount.get("Name"), mount["Destination"]) for mount in mounts]

@@ -1,0 +1,113 @@
+# Fixtures for tests that run the deploy itself against the lab, which has to be deployed.
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import CHECKOUT, LAB, Fleet, tool, toolchain_environment
+
+# Everything on a host that a deploy could touch: its containers with their start times, images, networks, volumes, and the
+# files of ours and of the engine with modes, times and sizes.
+LOOK = """
+docker ps --all --quiet --no-trunc | sort | xargs -r docker inspect --format '{{.Name}} {{.Id}} {{.State.StartedAt}}'
+docker images --no-trunc --quiet | sort -u
+docker network ls --no-trunc --quiet | sort
+docker volume ls --quiet | sort
+find /etc/truthgraph /etc/docker /root/.docker /var/lib/truthgraph-build -printf '%p %m %U %G %T@ %s\\n' 2>/dev/null | sort
+"""
+
+
+class Run:
+    """One run of a playbook, read from the answers of Ansible's JSON callback."""
+
+    def __init__(self, done):
+        self.code = done.returncode
+        self.errors = done.stderr
+        start = done.stdout.find("{")
+        assert start >= 0, f"The playbook answered nothing.\n{done.stdout}\n{done.stderr}"
+        answer = json.loads(done.stdout[start:])
+        self.stats = answer["stats"]
+        # A failure that a rescue has seen is repeated by the task that ends the run.
+        self.failures = [
+            (task["task"]["name"], host, result.get("msg", str(result)))
+            for play in answer["plays"]
+            for task in play["tasks"]
+            for host, result in task["hosts"].items()
+            if result.get("failed") or result.get("unreachable")
+        ]
+
+    @property
+    def changed(self):
+        return {host: counts["changed"] for host, counts in self.stats.items() if counts["changed"]}
+
+    def __str__(self):
+        lines = [f"{host}: {task}: {message}" for task, host, message in self.failures]
+        return "\n".join([f"exit code {self.code}, recap {self.stats}", *lines, self.errors])
+
+
+@pytest.fixture(scope="session")
+def fleet():
+    return Fleet(LAB)
+
+
+@pytest.fixture(scope="session")
+def snapshot(fleet):
+    def take():
+        return {name: member.host.check_output("sh -c %s", LOOK).splitlines() for name, member in fleet.members.items()}
+
+    return take
+
+
+@pytest.fixture(scope="session")
+def deploy():
+    def run(variables, *options, inventory=LAB, timeout=180):
+        command = [tool("ansible-playbook"), "-i", str(inventory), str(CHECKOUT / "playbooks" / "deploy.yml")]
+        command += ["-e", json.dumps(variables), *options]
+        environment = toolchain_environment(ANSIBLE_STDOUT_CALLBACK="ansible.posix.json")
+        done = subprocess.run(
+            command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        return Run(done)
+
+    return run
+
+
+@pytest.fixture
+def tree(tmp_path):
+    # A copy of the reference application, to be spoilt.
+    copy = tmp_path / "app"
+    shutil.copytree(CHECKOUT / "files" / "app", copy, ignore=shutil.ignore_patterns("__pycache__", ".git"))
+    return copy
+
+
+@pytest.fixture
+def inventory_with(tmp_path):
+    # A copy of the lab's inventory with some of its lines replaced.
+    def make(pattern, replacement):
+        copy = tmp_path / "inventory"
+        shutil.copytree(LAB, copy)
+        hosts = copy / "hosts.yml"
+        text, count = re.subn(pattern, replacement, hosts.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert count == 1
+        hosts.write_text(text, encoding="utf-8")
+        return copy
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def other_ca(tmp_path_factory):
+    # A CA that has signed nothing here.
+    path = pathlib.Path(tmp_path_factory.mktemp("ca")) / "other.crt"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+        + ["-subj", "/CN=another CA", "-keyout", os.devnull, "-out", str(path)],
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+    return path

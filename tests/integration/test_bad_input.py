@@ -1,0 +1,179 @@
+# Bad input ends a deploy with one clear error that names the thing and the way out, before anything has changed.
+import re
+import shlex
+import time
+
+import pytest
+
+NOT_OURS = 8009
+
+
+@pytest.fixture
+def refused(deploy, snapshot):
+    # Deploys, and checks what all refusals have in common: they fail in one task, and nothing is different afterwards.
+    def run(variables, *wanted, options=(), **more):
+        before = snapshot()
+        result = deploy(variables, *options, **more)
+        assert result.code != 0, f"the deploy was not refused\n{result}"
+        assert result.changed == {}, str(result)
+        assert snapshot() == before, str(result)
+        assert len({task for task, _, _ in result.failures}) == 1, str(result)
+        assert len({host for _, host, _ in result.failures}) == len(result.failures), str(result)
+        for _, host, message in result.failures:
+            text = " ".join(message.split())
+            for pattern in wanted:
+                assert re.search(pattern, text), f"{host} says nothing like {pattern!r}\n{result}"
+        return result
+
+    return run
+
+
+def replace(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+# The application tree.
+
+
+def test_source_path_is_missing(refused, tmp_path):
+    missing = tmp_path / "nowhere"
+    result = refused({"image_build_source": str(missing)}, re.escape(str(missing)), "image_build_source")
+    assert len(result.failures) == 1
+
+
+def test_source_has_no_pyproject(refused, tree):
+    (tree / "pyproject.toml").unlink()
+    result = refused({"image_build_source": str(tree)}, re.escape(str(tree)), r"pyproject\.toml")
+    assert len(result.failures) == 1
+
+
+def test_main_needs_torch_in_split(refused, tree):
+    replace(tree / "truthgraph" / "main.py", "import asyncio\n", "import asyncio\nimport torch\n")
+    line = (tree / "truthgraph" / "main.py").read_text(encoding="utf-8").splitlines().index("import torch") + 1
+    refused({"image_build_source": str(tree)}, rf"truthgraph/main\.py:{line}\b", "torch", "split|monolith|Move|move")
+
+
+def test_main_needs_torch_through_another_module_in_split(refused, tree):
+    replace(tree / "truthgraph" / "errors.py", "DATABASE =", "import sentence_transformers\n\nDATABASE =")
+    refused({"image_build_source": str(tree)}, r"truthgraph/errors\.py:\d+", "sentence_transformers", r"main\.py")
+
+
+def test_source_has_no_ml_service(refused, tree):
+    (tree / "truthgraph" / "ml").rename(tree / "elsewhere")
+    refused({"image_build_source": str(tree)}, r"truthgraph/ml", "monolith|split", re.escape(str(tree)))
+
+
+# The inventory.
+
+
+def test_topology_is_unknown(refused):
+    result = refused({"fleet_topology": "star"}, "fleet_topology", "'star'", r"one of:.*\bsplit\b")
+    assert len(result.failures) == 1
+
+
+def test_group_is_empty(refused, inventory_with):
+    inventory = inventory_with(r"^truthgraph_inference:\n  hosts:\n    gpu1: .*$", "truthgraph_inference:\n  hosts: {}")
+    result = refused({}, "truthgraph_inference", "no host in", inventory=inventory)
+    assert len(result.failures) == 1
+
+
+def test_hosts_are_left_out_by_limit(refused):
+    result = refused({}, "build1, cpu2, gpu1", "without --limit", options=["--limit", "cpu1"])
+    assert len(result.failures) == 1
+
+
+def test_database_password_is_empty(refused):
+    refused({"fleet_database_password": ""}, "fleet_database_password", "vault")
+
+
+# The registry. One of one's own is set up by the deploy, so what can be wrong with it beforehand is a foreign one's.
+
+
+@pytest.fixture
+def foreign(fleet, inventory_with):
+    # The lab's registry, in an inventory in which it is somebody else's.
+    inventory = inventory_with(r"^truthgraph_registry:\n  hosts:\n    build1:\n", "truthgraph_registry:\n  hosts: {}\n")
+    return {"inventory": inventory}, {"fleet_registry_address": fleet.registry}
+
+
+def test_registry_is_unreachable(refused):
+    variables = {"fleet_registry_address": "127.0.0.1:5999"}
+    refused(variables, r"127\.0\.0\.1:5999", "cannot be reached", "fleet_registry_address")
+
+
+def test_registry_password_is_wrong(refused, fleet, foreign):
+    where, variables = foreign
+    result = refused(
+        {**variables, "fleet_registry_password": "not-the-password"},
+        re.escape(fleet.registry),
+        "refuses user name or password",
+        "fleet_registry_password",
+        **where,
+    )
+    assert "not-the-password" not in str(result)
+
+
+def test_registry_certificate_is_not_trusted(refused, fleet, foreign, other_ca):
+    where, variables = foreign
+    refused(
+        {**variables, "fleet_registry_ca_file": str(other_ca)},
+        re.escape(fleet.registry),
+        "not trusted",
+        "fleet_registry_ca_file",
+        **where,
+    )
+
+
+def test_registry_ca_file_is_missing(refused, foreign, tmp_path):
+    where, variables = foreign
+    missing = str(tmp_path / "none.crt")
+    refused({**variables, "fleet_registry_ca_file": missing}, re.escape(missing), "does not exist", **where)
+
+
+def test_own_registry_certificate_is_not_trusted(refused, fleet, other_ca):
+    refused({"fleet_registry_ca_file": str(other_ca)}, re.escape(fleet.registry), "fleet_registry_ca_file")
+
+
+# The hosts.
+
+
+def test_no_room_on_disk(refused):
+    result = refused({"release_min_free_host": 10**15}, "GB free in /var/lib/docker", "Make room", "release_min_free_host")
+    assert {host for _, host, _ in result.failures} == {"cpu1", "cpu2", "gpu1"}
+
+
+def test_no_room_on_disk_to_build(refused):
+    result = refused({"release_min_free_build": 10**15}, "GB free in /var/lib/docker", "Make room", "release_min_free_build")
+    assert [host for _, host, _ in result.failures] == ["build1"]
+
+
+@pytest.fixture
+def squatter(fleet):
+    # Something that is not ours on a port of cpu2.
+    host = fleet.members["cpu2"].host
+    start = f"python3 -m http.server {NOT_OURS} --bind 0.0.0.0 >/dev/null 2>&1 </dev/null & echo $!"
+    number = int(host.check_output("sh -c %s", start))
+    deadline = time.monotonic() + 15
+    while not host.socket(f"tcp://0.0.0.0:{NOT_OURS}").is_listening:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    yield number
+    host.check_output("kill %s", str(number))
+
+
+def test_port_of_the_api_is_taken(refused, squatter):
+    result = refused(
+        {"fleet_api_port": NOT_OURS},
+        rf"[Pp]ort {NOT_OURS} is taken by {shlex.quote('python3')}",
+        rf"process {squatter}\b",
+        "choose another port with .*api_port",
+    )
+    assert [host for _, host, _ in result.failures] == ["cpu2"]
+
+
+def test_secrets_are_not_shown_by_any_refusal(deploy):
+    result = deploy({"fleet_database_password": "", "fleet_registry_password": "shown-by-mistake"})
+    assert result.code != 0
+    assert "shown-by-mistake" not in str(result)

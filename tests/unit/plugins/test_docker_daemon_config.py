@@ -1,0 +1,203 @@
+"""The module docker_daemon_config, run as Ansible runs it, on real files and with a stand-in for dockerd."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MODULE = "ansible_collections.truthgraph.platform.plugins.modules.docker_daemon_config"
+
+# Answers as dockerd --validate does, and keeps what it was asked to judge.
+DOCKERD = """\
+#!/bin/sh
+test "$1" = --validate || exit 64
+cp "${{2#--config-file=}}" {seen}
+if grep -q not-a-setting {seen}; then
+  echo "the following directives don't match any configuration option: not-a-setting" >&2
+  exit 1
+fi
+"""
+
+
+class Engine:
+    """A host's engine configuration, in a directory of the test."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "docker" / "daemon.json"
+        self.seen = directory / "seen.json"
+        self.dockerd = directory / "dockerd"
+        self.dockerd.write_text(DOCKERD.format(seen=self.seen), encoding="utf-8")
+        self.dockerd.chmod(0o755)
+
+    def write(self, text: str) -> None:
+        self.path.parent.mkdir(exist_ok=True)
+        self.path.write_text(text, encoding="utf-8")
+
+    def read(self) -> dict:
+        return json.loads(self.path.read_text(encoding="utf-8"))
+
+    def merge(self, settings: dict, **options) -> dict:
+        arguments = {"settings": settings, "path": str(self.path), "dockerd": str(self.dockerd), **options}
+        process = subprocess.run(
+            [sys.executable, "-m", MODULE],
+            input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return json.loads(process.stdout)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    return Engine(tmp_path)
+
+
+@pytest.mark.parametrize("before", [None, "", "  \n", "{}"])
+def test_nothing_there_yet(engine: Engine, before: str | None) -> None:
+    if before is not None:
+        engine.write(before)
+    result = engine.merge({"live-restore": True})
+    assert result["changed"] and result["changed_settings"] == ["live-restore"]
+    assert engine.read() == {"live-restore": True}
+
+
+def test_a_new_file_is_readable_by_all(engine: Engine) -> None:
+    engine.merge({"live-restore": True})
+    assert stat.S_IMODE(engine.path.stat().st_mode) == 0o644
+
+
+def test_the_mode_of_a_file_stays(engine: Engine) -> None:
+    engine.write("{}")
+    engine.path.chmod(0o600)
+    engine.merge({"live-restore": True})
+    assert stat.S_IMODE(engine.path.stat().st_mode) == 0o600
+
+
+def test_settings_of_others_stay(engine: Engine) -> None:
+    engine.write('{"data-root": "/srv/docker", "log-driver": "json-file"}')
+    result = engine.merge({"log-driver": "local"})
+    assert result["changed_settings"] == ["log-driver"]
+    assert engine.read() == {"data-root": "/srv/docker", "log-driver": "local"}
+
+
+def test_mappings_are_merged_at_every_depth(engine: Engine) -> None:
+    engine.write('{"runtimes": {"runc": {"path": "runc"}, "nvidia": {"path": "old", "args": ["-v"]}}}')
+    result = engine.merge({"runtimes": {"nvidia": {"path": "new"}}})
+    assert result["changed_settings"] == ["runtimes"]
+    assert engine.read() == {"runtimes": {"runc": {"path": "runc"}, "nvidia": {"path": "new", "args": ["-v"]}}}
+
+
+def test_lists_are_replaced(engine: Engine) -> None:
+    engine.write('{"dns": ["10.0.0.1", "10.0.0.2"]}')
+    engine.merge({"dns": ["10.0.0.3"]})
+    assert engine.read() == {"dns": ["10.0.0.3"]}
+
+
+def test_null_counts_as_an_empty_mapping(engine: Engine) -> None:
+    engine.write('{"runtimes": null}')
+    engine.merge({"runtimes": {"nvidia": {"path": "nvidia-container-runtime"}}})
+    assert engine.read() == {"runtimes": {"nvidia": {"path": "nvidia-container-runtime"}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ('{"live-restore": true,}', "not valid JSON"),
+        ('{"log-driver": "local"', "not valid JSON"),
+        ('// written by hand\n{"live-restore": true}\n', "comments"),
+        ("log-driver: local\n", "not valid JSON"),
+        ('["live-restore"]', "holds a list"),
+        ("null", "holds a NoneType"),
+    ],
+)
+def test_a_file_that_is_not_valid_is_refused_untouched(engine: Engine, text: str, word: str) -> None:
+    engine.write(text)
+    before = engine.path.stat()
+    result = engine.merge({"live-restore": True})
+    assert result["failed"]
+    assert str(engine.path) in result["msg"] and word in result["msg"] and "left untouched" in result["msg"]
+    assert engine.path.read_text(encoding="utf-8") == text
+    assert engine.path.stat().st_mtime_ns == before.st_mtime_ns and engine.path.stat().st_ino == before.st_ino
+    assert not engine.seen.exists()
+
+
+def test_what_dockerd_does_not_accept_is_refused_untouched(engine: Engine) -> None:
+    engine.write('{"debug": false}')
+    result = engine.merge({"not-a-setting": 1})
+    assert result["failed"]
+    assert "not-a-setting" in result["msg"] and str(engine.path) in result["msg"]
+    assert engine.read() == {"debug": False}
+
+
+def test_dockerd_judges_the_merged_file_before_it_is_in_place(engine: Engine) -> None:
+    engine.write('{"debug": false}')
+    engine.merge({"live-restore": True})
+    assert json.loads(engine.seen.read_text(encoding="utf-8")) == {"debug": False, "live-restore": True}
+
+
+def test_without_dockerd_nothing_is_written(engine: Engine) -> None:
+    result = engine.merge({"live-restore": True}, dockerd="/nonexistent/dockerd")
+    assert result["failed"] and "not installed" in result["msg"]
+    assert not engine.path.exists()
+
+
+def test_a_second_run_changes_nothing(engine: Engine) -> None:
+    settings = {"live-restore": True, "log-opts": {"max-size": "10m"}}
+    engine.merge(settings)
+    before = engine.path.stat()
+    result = engine.merge(settings)
+    assert not result["changed"] and result["changed_settings"] == [] and not result["restart_needed"]
+    assert engine.path.stat().st_mtime_ns == before.st_mtime_ns and engine.path.stat().st_ino == before.st_ino
+
+
+def test_another_layout_of_the_same_settings_is_left_alone(engine: Engine) -> None:
+    text = '{ "log-opts":{"max-size":"10m"},  "live-restore":true }'
+    engine.write(text)
+    result = engine.merge({"live-restore": True, "log-opts": {"max-size": "10m"}})
+    assert not result["changed"]
+    assert engine.path.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(
+    ("settings", "restart"),
+    [
+        ({"live-restore": True}, False),
+        ({"runtimes": {"nvidia": {"path": "nvidia-container-runtime"}}, "default-runtime": "nvidia"}, False),
+        ({"log-driver": "local"}, True),
+        ({"live-restore": True, "data-root": "/srv/docker"}, True),
+    ],
+)
+def test_restart_only_for_what_a_reload_does_not_take_over(engine: Engine, settings: dict, restart: bool) -> None:
+    assert engine.merge(settings)["restart_needed"] is restart
+
+
+def test_check_mode_writes_nothing_and_tells_the_truth(engine: Engine) -> None:
+    engine.write('{"debug": false}')
+    result = engine.merge({"log-driver": "local"}, _ansible_check_mode=True, _ansible_diff=True)
+    assert result["changed"] and result["changed_settings"] == ["log-driver"] and result["restart_needed"]
+    assert json.loads(result["diff"]["after"]) == {"debug": False, "log-driver": "local"}
+    assert engine.read() == {"debug": False}
+
+
+def test_check_mode_on_a_host_without_an_engine(engine: Engine) -> None:
+    result = engine.merge({"live-restore": True}, dockerd="/nonexistent/dockerd", _ansible_check_mode=True)
+    assert result["changed"] and not result.get("failed")
+    assert not engine.path.parent.exists()
+
+
+def test_check_mode_refuses_what_a_run_would_refuse(engine: Engine) -> None:
+    engine.write("{")
+    assert engine.merge({"live-restore": True}, _ansible_check_mode=True)["failed"]
+
+
+def test_no_file_of_its_own_stays_behind(engine: Engine) -> None:
+    engine.merge({"live-restore": True})
+    engine.merge({"not-a-setting": 1})
+    assert os.listdir(engine.path.parent) == ["daemon.json"]

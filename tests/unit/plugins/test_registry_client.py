@@ -1,0 +1,164 @@
+"""The registry client against a registry of the test's own, over real TLS."""
+
+import base64
+import datetime
+import hashlib
+import http.server
+import ipaddress
+import json
+import ssl
+import threading
+
+import pytest
+from ansible_collections.truthgraph.platform.plugins.module_utils import registry as client
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+CONFIG = json.dumps({"config": {"Labels": {"a": "b"}}, "created": "2026-01-01T00:00:00Z"}).encode()
+MANIFEST = json.dumps(
+    {
+        "config": {"digest": "sha256:" + hashlib.sha256(CONFIG).hexdigest(), "size": 100},
+        "layers": [{"size": 20}, {"size": 3}],
+    }
+).encode()
+DIGEST = "sha256:" + hashlib.sha256(MANIFEST).hexdigest()
+INDEX = json.dumps({"manifests": [{"digest": DIGEST, "platform": {"os": "linux", "architecture": "amd64"}}]}).encode()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Two images, one user, and a tag can be put."""
+
+    stored = {}
+
+    def log_message(self, format, *args):  # pylint: disable=redefined-builtin
+        """Keep quiet."""
+
+    def do_GET(self):  # pylint: disable=invalid-name
+        if self.headers.get("Authorization") != "Basic " + base64.b64encode(b"user:right").decode():
+            return self.answer(401, b"")
+        path = self.path.removeprefix("/v2/")
+        if path == "":
+            return self.answer(200, b"{}")
+        if path in ("base/python/manifests/3.13", f"base/python/manifests/{DIGEST}"):
+            return self.answer(200, MANIFEST, client.MANIFEST_TYPES[0])
+        if path == "base/python/manifests/multi":
+            return self.answer(200, INDEX, client.INDEX_TYPES[0])
+        if path.startswith("base/python/blobs/"):
+            return self.answer(200, CONFIG)
+        if path == "broken/manifests/1":
+            return self.answer(500, b"")
+        return self.answer(404, b"")
+
+    def do_PUT(self):  # pylint: disable=invalid-name
+        self.stored[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(201, b"")
+
+    def answer(self, status, body, content_type="application/json"):
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
+    file = tmp_path_factory.mktemp("tls") / "both.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file.write_text(pem + private.decode())
+    listener = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    listener.socket = context.wrap_socket(listener.socket, server_side=True)
+    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{listener.server_address[1]}", pem
+    listener.shutdown()
+
+
+def connect(server, password="right", ca=None):
+    return client.Registry(server[0], "user", password, server[1] if ca is None else ca, timeout=3)
+
+
+def test_ping(server):
+    connect(server).ping()
+
+
+@pytest.mark.parametrize(("password", "ca", "reason"), [("wrong", None, "unauthorized"), ("right", "", "untrusted")])
+def test_refusals_have_their_reason(server, password, ca, reason):
+    with pytest.raises(client.RegistryError) as caught:
+        connect(server, password, ca).ping()
+    assert caught.value.reason == reason
+    assert password not in str(caught.value)
+
+
+def test_nobody_there(server):
+    with pytest.raises(client.RegistryError) as caught:
+        client.Registry("127.0.0.1:1", "user", "right", server[1]).ping()
+    assert caught.value.reason == "unreachable"
+
+
+def test_plain_http_is_no_registry(server):
+    plain = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=plain.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(client.RegistryError) as caught:
+            client.Registry(f"127.0.0.1:{plain.server_address[1]}", ca_pem=server[1], timeout=3).ping()
+        assert caught.value.reason == "unexpected"
+    finally:
+        plain.shutdown()
+
+
+def test_unreadable_ca_is_named():
+    with pytest.raises(client.RegistryError, match="CA certificate cannot be read"):
+        client.Registry("127.0.0.1:1", ca_pem="nonsense")
+
+
+@pytest.mark.parametrize("tag", ["3.13", "multi"])
+def test_image(server, tag):
+    found = connect(server).image(f"{server[0]}/base/python:{tag}", "amd64")
+    assert found["exists"]
+    assert found["compressed_bytes"] == 123
+    assert found["labels"] == {"a": "b"}
+    if tag == "3.13":
+        assert found["digest"] == DIGEST
+
+
+def test_image_that_is_not_there(server):
+    assert connect(server).image(f"{server[0]}/base/python:9")["exists"] is False
+
+
+def test_error_of_the_registry(server):
+    with pytest.raises(client.RegistryError, match="HTTP status 500"):
+        connect(server).image(f"{server[0]}/broken:1")
+
+
+def test_tag(server):
+    registry = connect(server)
+    registry.tag("base/python", registry.manifest("base/python", "3.13"), "new")
+    assert Handler.stored["/v2/base/python/manifests/new"] == MANIFEST
+
+
+def test_references():
+    parts = client.parse_reference("h:5000/a/b:1@sha256:" + "0" * 64)
+    assert (parts["registry"], parts["repository"], parts["tag"]) == ("h:5000", "a/b", "1")
+    with pytest.raises(ValueError, match="no image reference"):
+        client.parse_reference("python")
