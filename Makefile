@@ -13,6 +13,50 @@ PLAYBOOK = $(BIN)/ansible-playbook -i $(INVENTORY)
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
 
+.PHONY: deploy
+deploy: lab ## Set up the lab and deploy TruthGraph to it
+	$(PLAYBOOK) playbooks/deploy.yml
+
+.PHONY: test
+test: setup ## Lint, unit tests, and Molecule with testinfra on the lab
+	$(MAKE) lint
+	$(MAKE) unit
+	$(MAKE) molecule
+	$(MAKE) integration
+
+.PHONY: lab
+lab: setup ## Set up the lab: four hosts on this machine
+	$(BIN)/ansible-playbook playbooks/lab.yml
+
+.PHONY: lab-down
+lab-down: setup ## Take the lab away; nothing of it is left
+	$(BIN)/ansible-playbook playbooks/lab.yml -e lab_state=absent
+
+.PHONY: status
+status: setup ## Show what runs where (INVENTORY=...)
+	$(PLAYBOOK) playbooks/status.yml
+
+.PHONY: lint
+lint: setup ## yamllint and ansible-lint, profile production
+	$(BIN)/yamllint --strict .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --offline
+
+.PHONY: unit
+unit: setup ## Unit tests of all Python
+	$(BIN)/pytest tests/unit
+
+.PHONY: molecule
+molecule: setup ## Deploy to the lab twice, and look at it with testinfra
+	PATH="$(CURDIR)/$(BIN):$$PATH" MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule test
+
+.PHONY: integration
+integration: setup ## Bad input and failing releases, on the deployed lab
+	$(BIN)/pytest tests/integration
+
+.PHONY: collection
+collection: setup ## Build the collection's archive
+	$(BIN)/ansible-galaxy collection build --force
+
 # The stamp is newer than the requirements when the toolchain is complete; an interrupted installation starts over.
 $(VENV)/.complete: requirements.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \

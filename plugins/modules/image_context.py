@@ -90,7 +90,7 @@ EXAMPLES = r"""
     source: /srv/truthgraph
     image: core
     dockerfiles: files/dockerfiles
-    base: registry.example:5000/truthgraph/base/python@sha256:0123456789abcdef
+    base: registry.example:5000/truthgraph/base/python@sha256:0123456789abcdef…
     pythons: ["3.13"]
     dest: /tmp/core.tar
   delegate_to: localhost
@@ -98,8 +98,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 key:
-  description: Hash over everything that decides what the image becomes, 24 hexadecimal digits; empty without a base
-  image.
+  description: >-
+    Hash over everything that decides what the image becomes, 24 hexadecimal digits; empty without a base image.
   returned: always
   type: str
 content:

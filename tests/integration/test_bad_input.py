@@ -80,7 +80,7 @@ def test_group_is_empty(refused, inventory_with):
 
 
 def test_hosts_are_left_out_by_limit(refused):
-    result = refused({}, "build1, cpu2, gpu1", "without --limit", options=["--limit", "cpu1"])
+    result = refused({}, "leaves out", "build1", "cpu2", "gpu1", "without --limit", options=["--limit", "cpu1"])
     assert len(result.failures) == 1
 
 

@@ -109,9 +109,9 @@ def test_container_is_hardened(fleet, service):
 
 def test_processes_in_containers_are_not_root(member):
     for service in services_of(member):
-        users = member.host.check_output("docker top %s -eo uid", f"truthgraph-{service}").split()[1:]
-        assert users, service
-        assert "0" not in users, service
+        rows = member.host.check_output("docker top %s -eo pid,uid", f"truthgraph-{service}").splitlines()[1:]
+        assert rows, service
+        assert "0" not in [row.split()[1] for row in rows], service
 
 
 def test_containers_are_labelled(member):
