@@ -51,8 +51,8 @@ def test_no_tests_or_scripts_directory(image):
     assert not image.python["found"]["scripts"]
 
 
-def test_no_tests_directory_in_any_package(image):
-    assert [path for path in image.directories if re.search(r"/site-packages/.*/tests?$", path)] == []
+def test_no_package_brings_its_tests(image):
+    assert [path for path in image.files if re.search(r"/site-packages/.*/(test_[^/]+|conftest)\.py$", path)] == []
 
 
 def test_pytest_is_not_importable(image):
