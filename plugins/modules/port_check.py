@@ -87,8 +87,8 @@ def is_free(address: str, port: int) -> bool:
 
 
 def publishes(info: dict[str, t.Any] | None, port: int) -> bool:
-    """Say whether a container, as the engine describes it, runs and publishes the port."""
-    if not info or info["State"]["Status"] not in ("running", "restarting"):
+    """Say whether a container, as the engine describes it, has the port now (paused, it keeps it)."""
+    if not info or info["State"]["Status"] not in ("running", "restarting", "paused"):
         return False
     ports = (info.get("HostConfig") or {}).get("PortBindings") or {}
     return any(binding.get("HostPort") == str(port) for bindings in ports.values() for binding in bindings or [])
