@@ -22,6 +22,9 @@ test: setup ## Lint, unit tests, and Molecule with testinfra on the lab
 	$(MAKE) lint
 	$(MAKE) unit
 	$(MAKE) molecule
+
+.PHONY: test-full
+test-full: test ## The same, and then bad input and failing releases (about 15 minutes more)
 	$(MAKE) integration
 
 .PHONY: lab
