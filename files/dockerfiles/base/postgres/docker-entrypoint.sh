@@ -25,6 +25,8 @@ setting() {
 
 prepare_directories() {
     mkdir -p "$PGDATA"
+    # Under --user or a read-only root these may not be ours to set; then they have to be right already, and postgres
+    # itself refuses to start, saying why, where they are not.
     chmod 0700 "$PGDATA" 2>/dev/null || true
     mkdir -p /var/run/postgresql 2>/dev/null || true
     chmod 3775 /var/run/postgresql 2>/dev/null || true
@@ -96,6 +98,7 @@ run_init_files() {
 give_up() {
     trap - ERR
     say "initialisation failed; emptying $PGDATA" >&2
+    # The server may be gone already; the initialisation has failed in any case, and the container ends with an error.
     [[ ! -e $PGDATA/postmaster.pid ]] || pg_ctl -D "$PGDATA" -m immediate -w stop || true
     find "$PGDATA" -mindepth 1 -delete
     exit 1
