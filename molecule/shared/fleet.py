@@ -99,6 +99,18 @@ def ask(host: testinfra.host.Host, url: str, body: t.Any = None, timeout: int = 
     return ask_many(host, url, [body], timeout)[0]
 
 
+def traffic(host: testinfra.host.Host) -> dict[str, str]:
+    """Return what a host's map says of which slot serves; nothing where there is no such map."""
+    text = host.run("cat /etc/truthgraph/proxy/traffic.map").stdout
+    return dict(line.split() for line in text.splitlines())
+
+
+def serving(host: testinfra.host.Host, service: str) -> str:
+    """Return the name of the container that serves: of a service with two slots, the one that gets the traffic."""
+    slot = traffic(host).get(service, "").partition("_")[0]
+    return f"truthgraph-{service}-{slot}" if slot else f"truthgraph-{service}"
+
+
 def inspect(host: testinfra.host.Host, name: str) -> dict[str, t.Any]:
     """Return what the engine of a host says about a container."""
     return json.loads(host.check_output("docker container inspect %s", name))[0]

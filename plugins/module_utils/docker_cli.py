@@ -31,6 +31,10 @@ class DockerCli:
             self._module.fail_json(msg=f"docker {arguments[0]} failed: {(err or out).strip()}", rc=code)
         return out
 
+    def try_run(self, *arguments: str) -> tuple[int, str, str]:
+        """Run one docker command and return its exit status, output and error output, whatever they are."""
+        return self._call(*arguments)
+
     def inspect(self, name: str) -> dict[str, t.Any] | None:
         """Return what the engine knows of one container, or None where there is none of that name."""
         code, out, err = self._call("container", "inspect", name)

@@ -105,121 +105,10 @@ log:
   elements: str
 """
 
-import http.client
-import itertools
-import json
-import time
-import typing as t
-
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.truthgraph.platform.plugins.module_utils.docker_cli import DockerCli
-
-MOST_RESTARTS = 3
-BODY_LIMIT = 65536
-QUESTIONS = 2000
-SHOWN = 300
-
-
-def ask(address: str, port: int, path: str, timeout: float, expect: dict[str, t.Any]) -> tuple[bool, str]:
-    """Send one request; return whether the answer was good, and what it was in words."""
-    connection = http.client.HTTPConnection(address, port, timeout=timeout)
-    try:
-        connection.request("GET", path, headers={"Connection": "close"})
-        response = connection.getresponse()
-        body = response.read(BODY_LIMIT).decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException) as error:
-        return False, f"GET {path} on {address}:{port} failed: {error or type(error).__name__}"
-    finally:
-        connection.close()
-    seen = f"GET {path} answered {response.status}"
-    if response.status != 200:
-        return False, f"{seen}: {body[:SHOWN].strip()}"
-    for field, wanted in expect.items():
-        found = _field(body, field)
-        if found != wanted:
-            return False, f"{seen}, but its {field} is {found!r} and not {wanted!r}"
-    return True, seen
-
-
-def condition(info: dict[str, t.Any]) -> tuple[bool, str]:
-    """Return whether a container runs and is healthy as far as it says, and its condition in words."""
-    state = info["State"]
-    words = state["Status"]
-    if words == "exited":
-        words = f"exited with code {state.get('ExitCode')}"
-        if state.get("OOMKilled"):
-            words += ", killed for its memory"
-        if state.get("Error"):
-            words += f" ({state['Error']})"
-    health = state.get("Health") or {}
-    status = health.get("Status", "none")
-    if status != "none":
-        words += f", {status}"
-        checks = [check for check in health.get("Log") or [] if check.get("ExitCode")]
-        if status != "healthy" and checks:
-            words += f" ({checks[-1].get('Output', '').strip()[:SHOWN]})"
-    return state["Status"] == "running" and status in ("none", "healthy"), words
-
-
-def lost(info: dict[str, t.Any], restarts: int) -> bool:
-    """Say whether waiting on is of no use: the container has ended or keeps ending."""
-    return info["State"]["Status"] in ("exited", "dead") or info.get("RestartCount", 0) - restarts >= MOST_RESTARTS
-
-
-def folded(lines: list[str]) -> list[str]:
-    """Return the lines with those that repeat the one before counted instead of shown."""
-    groups = [(line, len(list(group))) for line, group in itertools.groupby(lines)]
-    return [line if times == 1 else f"{line} ({times} times)" for line, times in groups]
-
-
-def _field(body: str, field: str) -> t.Any:
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        return None
-    return answer.get(field) if isinstance(answer, dict) else None
-
-
-def _address(info: dict[str, t.Any], network: str) -> str:
-    return (info["NetworkSettings"]["Networks"].get(network) or {}).get("IPAddress", "")
-
-
-def watch(docker: DockerCli, wanted: dict[str, t.Any]) -> tuple[bool, dict[str, t.Any]]:
-    """Ask until the container has passed or cannot pass any more; return which, and what was seen."""
-    start = time.monotonic()
-    result: dict[str, t.Any] = {"seen": "no answer", "address": ""}
-    passes = 0
-    restarts: int | None = None
-    while True:
-        info = docker.inspect(wanted["name"])
-        left = wanted["timeout"] - (time.monotonic() - start)
-        if info is None:
-            result["seen"] = "there is no container of that name"
-            break
-        restarts = info.get("RestartCount", 0) if restarts is None else restarts
-        healthy, words = condition(info)
-        address = _address(info, wanted["network"])
-        good, seen = False, ""
-        if not wanted["path"]:
-            good, seen = healthy, "its health check"
-        elif address and info["State"]["Status"] == "running":
-            result["address"] = address
-            request_timeout = max(0.1, min(wanted["request_timeout"], left))
-            good, seen = ask(address, wanted["port"], wanted["path"], request_timeout, wanted["expect"])
-        elif info["State"]["Status"] == "running":
-            seen = f"it has no address on the network {wanted['network']}"
-        # What a container answered before it ended says more than that it answers no more.
-        result["seen"] = seen or result["seen"]
-        result["condition"] = words
-        passes = passes + 1 if good and healthy else 0
-        if passes >= wanted["passes"]:
-            break
-        if lost(info, restarts) or time.monotonic() - start >= wanted["timeout"]:
-            break
-        time.sleep(wanted["interval"])
-    result["seconds"] = round(time.monotonic() - start, 2)
-    return passes >= wanted["passes"], result
+from ansible_collections.truthgraph.platform.plugins.module_utils.readiness import failure, watch
 
 
 def main() -> None:
@@ -246,21 +135,8 @@ def main() -> None:
     ready, result = watch(docker, module.params)
     if ready:
         module.exit_json(changed=False, passed=True, **result)
-    count = module.params["log_lines"]
-    lines = docker.last_log_lines(name, count + QUESTIONS) if "condition" in result else []
-    # Many services log each of the questions asked here, which would leave no place for what matters.
-    lines = [line for line in lines if not any(f"GET {path} " in line for path in (module.params["path"], "/health"))]
-    lines = folded(lines)[-count:]
-    text = "\n".join(lines) if lines else "(it wrote nothing)"
-    module.fail_json(
-        msg=(
-            f"The container {name} was not ready after {result['seconds']} s. "
-            f"Seen last: {result['seen']}; the container: {result.get('condition', 'missing')}. "
-            f"Last lines of its log:\n{text}"
-        ),
-        log=lines,
-        **result,
-    )
+    message, lines = failure(docker, module.params, result)
+    module.fail_json(msg=message, log=lines, **result)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ module: port_check
 short_description: Fail if a TCP port is held by something that is not ours
 version_added: 0.1.0
 description:
-  - A port may be free, or published by a container that carries one of our names. Anything else is a failure that names
-    the process which holds it.
+  - A port may be free, or held by a container or process that carries one of our names. Anything else is a failure that
+    names the process which holds it.
 options:
   address:
     description: Address of the host on which the port is wanted.
@@ -22,6 +22,11 @@ options:
     required: true
   containers:
     description: Names of the containers that may hold it.
+    type: list
+    elements: str
+    default: []
+  processes:
+    description: Names of the host's processes that may hold it, such as a proxy of ours.
     type: list
     elements: str
     default: []
@@ -53,7 +58,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 holder:
-  description: Name of our container that holds the port, empty if the port is free.
+  description: Name of what of ours holds the port, empty if the port is free.
   returned: success
   type: str
 """
@@ -125,6 +130,7 @@ def main() -> None:
             "address": {"type": "str", "default": "0.0.0.0"},
             "port": {"type": "int", "required": True},
             "containers": {"type": "list", "elements": "str", "default": []},
+            "processes": {"type": "list", "elements": "str", "default": []},
             "option": {"type": "str", "default": "the port"},
         },
         supports_check_mode=True,
@@ -141,9 +147,12 @@ def main() -> None:
     for name in module.params["containers"] if docker.present else []:
         if publishes(docker.inspect(name), port):
             module.exit_json(changed=False, holder=name)
+    process = listening_process(port)
+    if process.partition(" ")[0] in module.params["processes"]:
+        module.exit_json(changed=False, holder=process.partition(" ")[0])
     module.fail_json(
         msg=(
-            f"Port {port} is taken by {listening_process(port)}, which is not ours. "
+            f"Port {port} is taken by {process}, which is not ours. "
             f"Stop it, or choose another port with {module.params['option']}."
         )
     )

@@ -1,7 +1,7 @@
 # What an image holds and can do, found out in two containers: one as root that lists all files, one as the image runs.
 import json
 
-from ansible_collections.truthgraph.platform.molecule.shared.fleet import inspect
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import inspect, serving
 
 # Lists every file with its size, and which text files hold one of the given words.
 LIST_FILES = """
@@ -49,7 +49,7 @@ class Image:
 
     def __init__(self, member, service, imports, words):
         self.host = member.host
-        self.reference = inspect(member.host, f"truthgraph-{service}")["Config"]["Image"]
+        self.reference = inspect(member.host, serving(member.host, service))["Config"]["Image"]
         self.facts = json.loads(self.host.check_output("docker image inspect %s", self.reference))[0]
         self.history = self.host.check_output(
             "docker history --no-trunc --format %s %s", "{{.CreatedBy}}", self.reference

@@ -49,7 +49,7 @@ def test_configuration_is_readable_by_root_only(member):
 
 
 def test_secrets_are_readable_by_root_and_the_services_user_only(api):
-    top, *below = api.host.check_output("find /etc/truthgraph/secrets/api -printf '%y %U %G %m\\n'").splitlines()
+    top, *below = api.host.check_output("find /etc/truthgraph/slots -printf '%y %U %G %m\\n'").splitlines()
     assert top == "d 0 0 700"
     assert set(below) == {"d 0 10001 750", "f 0 10001 440"}
 

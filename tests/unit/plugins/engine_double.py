@@ -1,12 +1,15 @@
-"""A docker command for tests: containers as files of JSON, and a record of what was asked."""
+"""A docker command for tests, with containers as files of JSON and a record of what was asked; and HAProxy's socket."""
 
 from __future__ import annotations
 
 import json
 import os
+import socketserver
 import stat
 import subprocess
 import sys
+import threading
+import typing as t
 from pathlib import Path
 
 PROGRAM = '''#!{python}
@@ -17,7 +20,45 @@ arguments = sys.argv[1:]
 with open(os.path.join(home, "commands"), "a") as file:
     file.write(" ".join(arguments) + "\\n")
 name = arguments[-1]
-if arguments[:2] == ["container", "inspect"]:
+images = os.path.join(home, "images")
+def described(kind, where, names):
+    there = [open(where(name)).read() for name in names if os.path.exists(where(name))]
+    print("[" + ",".join(there) + "]")
+    gone = [name for name in names if not os.path.exists(where(name))]
+    sys.exit("\\n".join("Error response from daemon: No such " + kind + ": " + name for name in gone) or 0)
+# What is listed and gone before it is looked at.
+going = os.path.join(home, "vanishing")
+vanishing = open(going).read().split() if os.path.exists(going) else []
+if os.path.exists(os.path.join(home, "down")):
+    sys.exit("Cannot connect to the Docker daemon")
+elif arguments[0] == "ps":
+    names = [entry[:-5] for entry in sorted(os.listdir(home)) if entry.endswith(".json")]
+    if "--all" not in arguments:
+        names = [name for name in names if json.load(open(path(name)))["State"]["Status"] == "running"]
+    print("\\n".join(names + vanishing))
+elif arguments[:2] == ["image", "ls"]:
+    print("\\n".join((os.listdir(images) if os.path.isdir(images) else []) + vanishing))
+elif arguments[:2] == ["image", "inspect"]:
+    described("image", lambda name: os.path.join(images, name), arguments[2:])
+elif arguments[0] == "rmi":
+    if os.path.exists(os.path.join(home, "stuck")) and name in open(os.path.join(home, "stuck")).read().split():
+        sys.exit("Error response from daemon: conflict: unable to delete " + name)
+    for entry in os.listdir(images):
+        image = json.load(open(os.path.join(images, entry)))
+        if name not in image["RepoTags"] + image["RepoDigests"]:
+            continue
+        left = {{key: [other for other in image[key] if other != name] for key in ("RepoTags", "RepoDigests")}}
+        # The last tag takes the digests with it.
+        if left["RepoTags"] or (left["RepoDigests"] and not image["RepoTags"]):
+            json.dump({{**image, **left}}, open(os.path.join(images, entry), "w"))
+        else:
+            os.remove(os.path.join(images, entry))
+        break
+    else:
+        sys.exit("Error response from daemon: No such image: " + name)
+elif arguments[:2] == ["container", "inspect"] and len(arguments) > 3:
+    described("container", path, arguments[2:])
+elif arguments[:2] == ["container", "inspect"]:
     if not os.path.exists(path(name)):
         sys.exit("Error response from daemon: No such container: " + name)
     print("[" + open(path(name)).read() + "]")
@@ -26,6 +67,22 @@ elif arguments[:2] == ["container", "logs"]:
     print(open(log).read() if os.path.exists(log) else "first line\\nlast line of " + name)
 elif arguments[0] == "rm":
     os.remove(path(name))
+elif arguments[0] == "create":
+    value = lambda option: arguments[arguments.index(option) + 1]
+    labels = [arguments[index + 1] for index, option in enumerate(arguments) if option == "--label"]
+    image = [index for index, option in enumerate(arguments) if option == "--label"][-1] + 2
+    info = {{
+        "Name": "/" + value("--name"),
+        "Config": {{"Labels": dict(label.split("=", 1) for label in labels), "Image": arguments[image]}},
+        "State": {{"Status": "created", "ExitCode": 0}},
+        "HostConfig": {{"RestartPolicy": value("--restart")}},
+        "NetworkSettings": {{"Networks": {{value("--network"): {{"IPAddress": value("--ip")}}}}}},
+    }}
+    json.dump(info, open(path(value("--name")), "w"))
+elif arguments[0] == "update":
+    info = json.load(open(path(name)))
+    info.setdefault("HostConfig", {{}})["RestartPolicy"] = arguments[arguments.index("--restart") + 1]
+    json.dump(info, open(path(name), "w"))
 elif arguments[0] == "rename":
     os.rename(path(arguments[1]), path(arguments[2]))
 elif arguments[0] in ("start", "stop"):
@@ -56,6 +113,27 @@ class EngineDouble:
             info["State"]["Health"] = {"Status": health, "Log": []}
         (self.home / f"{name}.json").write_text(json.dumps(info))
 
+    def add_image(self, number: int, *names: str) -> str:
+        """Add an image with tags and digests, or anonymous with neither, and return its id."""
+        identity = f"sha256:{number:064x}"
+        info = {
+            "Id": identity,
+            "RepoTags": [name for name in names if "@" not in name],
+            "RepoDigests": [name for name in names if "@" in name],
+        }
+        (self.home / "images").mkdir(exist_ok=True)
+        (self.home / "images" / identity).write_text(json.dumps(info))
+        return identity
+
+    @property
+    def images(self) -> list[str]:
+        """All names of the images that are there; the id of one that has none."""
+        names = []
+        for file in (self.home / "images").glob("*"):
+            info = json.loads(file.read_text())
+            names += info["RepoTags"] + info["RepoDigests"] or [info["Id"]]
+        return sorted(names)
+
     @property
     def containers(self) -> dict[str, str]:
         return {file.stem: json.loads(file.read_text())["State"]["Status"] for file in self.home.glob("*.json")}
@@ -72,3 +150,71 @@ class EngineDouble:
         )
         assert process.stdout, process.stderr
         return json.loads(process.stdout)
+
+
+class ProxyDouble(socketserver.ThreadingUnixStreamServer):
+    """Stands for HAProxy's runtime socket: it keeps versions of maps as HAProxy does, and answers statistics."""
+
+    daemon_threads = True
+    FIELDS = ("scur", "stot", "econ", "eresp", "wredis", "hrsp_5xx", "status", "check_status")
+
+    def __init__(self, path: Path, *maps: Path) -> None:
+        super().__init__(str(path), ProxyRequest)
+        self.path = str(path)
+        self.commands: list[str] = []
+        self.maps: dict[str, dict[str, str]] = {str(name): {} for name in maps}
+        self.versions: dict[tuple[str, str], dict[str, str]] = {}
+        self.servers: dict[tuple[str, str], dict[str, t.Any]] = {}
+        # Answers to commands that begin so, instead of what is done otherwise; and what follows the change of a map.
+        self.answers: dict[str, str] = {}
+        self.committed: t.Callable[[], None] = lambda: None
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def server(self, backend: str, name: str, **fields: t.Any) -> None:
+        """Set what the statistics say of a server."""
+        sound = {"scur": 0, "stot": 0, "status": "UP", "check_status": "L7OK"}
+        self.servers[backend, name] = {**sound, **self.servers.get((backend, name), {}), **fields}
+
+    def answer(self, command: str, payload: list[str]) -> str:
+        self.commands.append(command)
+        for beginning, text in self.answers.items():
+            if command.startswith(beginning):
+                return text
+        words = command.split()
+        if words[:2] == ["show", "version"]:
+            return "3.0.11-1+deb13u1"
+        if words[:2] == ["show", "stat"]:
+            rows = [
+                ",".join([*names, *(str(fields.get(name, "")) for name in self.FIELDS), ""])
+                for names, fields in self.servers.items()
+            ]
+            return "\n".join(["# pxname,svname," + ",".join(self.FIELDS) + ",", *rows])
+        path = words[-1] if words[-1] != "<<" else words[-2]
+        if words[1] != "map" or path not in self.maps:
+            return "Unknown map identifier. Please use #<id> or <file>."
+        if words[0] == "show":
+            return "\n".join(f"0x55d0c0de {key} {value}" for key, value in self.maps[path].items())
+        if words[0] == "prepare":
+            version = str(1 + len(self.versions))
+            self.versions[path, version] = {}
+            return f"New version created: {version}"
+        version = words[2].removeprefix("@")
+        if (path, version) not in self.versions:
+            return "Version number out of range."
+        if words[0] == "add":
+            self.versions[path, version] |= dict(line.split() for line in payload)
+        elif words[0] == "commit":
+            self.maps[path] = self.versions[path, version]
+            self.committed()
+        return ""
+
+
+class ProxyRequest(socketserver.StreamRequestHandler):
+    """One command, with its payload up to an empty line; then the connection is closed."""
+
+    def handle(self) -> None:
+        command = self.rfile.readline().decode().strip()
+        payload = []
+        while command.endswith("<<") and (line := self.rfile.readline().decode().strip()):
+            payload.append(line)
+        self.wfile.write(self.server.answer(command, payload).encode() + b"\n\n")

@@ -1,0 +1,24 @@
+"""Filters that decide what a rollout does, from what the hosts have answered. Each has its documentation beside this file."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.truthgraph.platform.plugins.plugin_utils import rollout
+
+
+class FilterModule:
+    """What Ansible asks a filter file for."""
+
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
+        """Return the filters of this file by name."""
+        return {
+            "release_target": rollout.target,
+            "release_target_of": rollout.target_of,
+            "release_plan": rollout.plan,
+            "release_leftovers": rollout.leftovers,
+            "release_records": rollout.known_records,
+            "release_live": rollout.live_release,
+            "rollback_targets": rollout.rollback_targets,
+            "owner_gone": rollout.owner_gone,
+        }

@@ -1,0 +1,104 @@
+"""The two slots of a service on a host: how their containers are run, and what is known of them.
+
+A slot is a container with a fixed name and a fixed address on the host's bridge. One slot serves, the other is idle:
+it gets the next release, and keeps the earlier one, stopped, once a release has settled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import typing as t
+
+SERVICES = ("inference", "api")
+SECRETS_TARGET = "/run/secrets/truthgraph"
+LABELS = ("fleet", "service", "slot", "identity", "run")
+
+
+def container_name(service: str, slot: str) -> str:
+    """Return the name of a slot's container."""
+    return f"truthgraph-{service}-{slot}"
+
+
+def secrets_directory(config: str, service: str, slot: str) -> str:
+    """Return the directory on the host that a slot's container has mounted."""
+    return os.path.join(config, "slots", f"{service}-{slot}")
+
+
+def release_secrets_directory(config: str, release: str, service: str) -> str:
+    """Return the directory in which the host keeps a release's own secrets."""
+    return os.path.join(config, "releases", release, service)
+
+
+def digest(value: t.Any) -> str:
+    """Return twelve hexadecimal digits that stand for a value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def run_options(container: dict[str, t.Any], place: dict[str, t.Any]) -> list[str]:
+    """Return the options of `docker create` for a container in its place.
+
+    `container` is what a release says of it: image, environment, volumes, tmpfs, extra_hosts, memory, pids_limit,
+    stop_timeout, command. `place` is what the slot says: service, slot, fleet, network, address, environment, secrets (the
+    directory to mount, or nothing).
+    """
+    options = [
+        *("--network", place["network"]),
+        *("--ip", place["address"]),
+        "--read-only",
+        *("--cap-drop", "ALL"),
+        *("--security-opt", "no-new-privileges:true"),
+        *("--pids-limit", str(container.get("pids_limit") or 512)),
+        *("--stop-timeout", str(container.get("stop_timeout") or 30)),
+    ]
+    environment = {**container.get("environment", {}), **place.get("environment", {})}
+    for name in sorted(environment):
+        options += ["--env", f"{name}={environment[name]}"]
+    if place.get("secrets"):
+        options += ["--mount", f"type=bind,source={place['secrets']},target={SECRETS_TARGET},readonly"]
+    for volume in container.get("volumes", []):
+        options += ["--volume", volume]
+    for path in container.get("tmpfs", []):
+        options += ["--tmpfs", path]
+    for name, address in sorted(container.get("extra_hosts", {}).items()):
+        options += ["--add-host", f"{name}:{address}"]
+    if container.get("memory"):
+        options += ["--memory", container["memory"]]
+    for name in ("fleet", "service", "slot"):
+        options += ["--label", f"truthgraph.{name}={place[name]}"]
+    return [*options, container["image"], *container.get("command", [])]
+
+
+def run_digest(container: dict[str, t.Any], place: dict[str, t.Any]) -> str:
+    """Return what changes whenever a slot's container would be run in another way."""
+    return digest(run_options(container, place))
+
+
+def create_command(container: dict[str, t.Any], place: dict[str, t.Any], identity: str) -> list[str]:
+    """Return the `docker create` of a slot's container. It is not restarted by itself before it is to serve."""
+    return [
+        "create",
+        *("--name", container_name(place["service"], place["slot"])),
+        *("--restart", "no"),
+        *("--label", f"truthgraph.identity={identity}"),
+        *("--label", f"truthgraph.run={run_digest(container, place)}"),
+        *run_options(container, place),
+    ]
+
+
+def describe(info: dict[str, t.Any]) -> dict[str, t.Any]:
+    """Return what matters of a container as the engine describes it."""
+    labels = info["Config"].get("Labels") or {}
+    state = info["State"]
+    return {
+        "name": info["Name"].lstrip("/"),
+        **{name: labels.get(f"truthgraph.{name}", "") for name in LABELS},
+        "state": state["Status"],
+        "health": (state.get("Health") or {}).get("Status", ""),
+        "started_at": state.get("StartedAt", ""),
+        "image": info["Config"]["Image"],
+        "revision": labels.get("org.opencontainers.image.revision", ""),
+        "version": labels.get("org.opencontainers.image.version", ""),
+    }

@@ -1,0 +1,226 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Read in one call what a host of the fleet runs, has kept, and was left with."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: release_state
+short_description: Read what a host runs, keeps and was left with
+version_added: 0.1.0
+description:
+  - Answers the fleet's containers, which slot serves, the ledger, the lock, and what an interrupted run has left.
+  - Changes nothing.
+options:
+  fleet:
+    description: Name of the fleet; only its containers are answered.
+    type: str
+    required: true
+  prefix:
+    description: What the names of the fleet's images start with.
+    type: str
+    required: true
+  secrets:
+    description:
+      - By service, the secrets that are wanted, in two parts as in M(truthgraph.platform.slot).
+      - Answered is whether the host has the same ones, never what they are.
+    type: dict
+    default: {}
+  root:
+    description: Directory in which the host keeps the state of rollouts.
+    type: path
+    default: /var/lib/truthgraph
+  config:
+    description: Directory for configuration and secrets.
+    type: path
+    default: /etc/truthgraph
+  map:
+    description: HAProxy's map that says which slot serves.
+    type: path
+    default: /etc/truthgraph/proxy/traffic.map
+  socket:
+    description: HAProxy's socket.
+    type: path
+    default: /run/haproxy/admin.sock
+  gid:
+    description: Numeric group of the containers' user.
+    type: int
+    default: 10001
+  journal:
+    description: How many of the journal's last entries to answer.
+    type: int
+    default: 20
+attributes:
+  check_mode:
+    support: full
+    description: Nothing is changed.
+  diff_mode:
+    support: none
+    description: Nothing is changed.
+  idempotent:
+    support: full
+    description: Nothing is changed.
+author:
+  - TruthGraph platform (@truthgraph)
+"""
+
+EXAMPLES = r"""
+- name: Read what the host runs
+  truthgraph.platform.release_state:
+    fleet: prod
+    prefix: registry.example.org/truthgraph
+  register: release_state
+"""
+
+RETURN = r"""
+engine:
+  description: Whether the host has a Docker engine that answers.
+  returned: always
+  type: bool
+containers:
+  description: The fleet's containers with service, slot, identity, state, health, image and revision.
+  returned: always
+  type: list
+  elements: dict
+images:
+  description: Images of the fleet on this host, by digest.
+  returned: always
+  type: list
+  elements: str
+proxy:
+  description: Whether HAProxy answers.
+  returned: always
+  type: bool
+traffic:
+  description: The map that says which slot serves.
+  returned: always
+  type: dict
+records:
+  description: The ledger's records by release.
+  returned: always
+  type: dict
+damaged:
+  description: Records that cannot be read.
+  returned: always
+  type: list
+  elements: str
+journal:
+  description: The last entries of the journal, oldest first.
+  returned: always
+  type: list
+  elements: dict
+lock:
+  description: The lock, if this host has it; otherwise empty.
+  returned: always
+  type: dict
+pending:
+  description: A switch that nobody has confirmed yet; otherwise empty.
+  returned: always
+  type: dict
+undone:
+  description: A switch that this host has taken back by itself; otherwise empty.
+  returned: always
+  type: dict
+secrets:
+  description:
+    - By service, C(slots), whether each slot has the secrets that are wanted, and C(releases), whether what the host keeps
+      of each release is what is wanted.
+  returned: always
+  type: dict
+now:
+  description: The host's clock, in seconds since the epoch.
+  returned: always
+  type: float
+"""
+
+import json
+import os
+import time
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.truthgraph.platform.plugins.module_utils import secret_files, slots, traffic
+from ansible_collections.truthgraph.platform.plugins.module_utils.docker_cli import DockerCli
+from ansible_collections.truthgraph.platform.plugins.module_utils.ledger import Ledger, Lock
+
+
+def containers(docker: DockerCli, fleet: str) -> list[dict[str, t.Any]]:
+    """Return the fleet's containers on this host."""
+    names = docker.run("ps", "--all", "--quiet", "--filter", f"label=truthgraph.fleet={fleet}").split()
+    return [slots.describe(info) for info in json.loads(docker.run("container", "inspect", *names))] if names else []
+
+
+def images(docker: DockerCli, prefix: str) -> list[str]:
+    """Return the fleet's images on this host by digest."""
+    rows = docker.run("image", "ls", "--digests", "--format", "{{.Repository}}@{{.Digest}}").splitlines()
+    return sorted({row for row in rows if row.startswith(f"{prefix}/") and not row.endswith("<none>")})
+
+
+def compare_secrets(parameters: dict[str, t.Any]) -> dict[str, t.Any]:
+    """Say which slots and kept releases have the secrets that are wanted."""
+    answer: dict[str, t.Any] = {}
+    config = parameters["config"]
+    for service, given in parameters["secrets"].items():
+        own, current = (secret_files.checked(given.get(part) or {}) for part in ("release", "current"))
+        wanted = {**own, **current}
+        found: dict[str, t.Any] = {"slots": {}, "releases": {}}
+        for slot in traffic.SLOTS:
+            directory = slots.secrets_directory(config, service, slot)
+            found["slots"][slot] = (
+                secret_files.holds(directory, wanted, parameters["gid"]) if wanted else not os.path.isdir(directory)
+            )
+        kept = os.path.join(config, "releases")
+        for release in sorted(os.listdir(kept)) if os.path.isdir(kept) else []:
+            directory = slots.release_secrets_directory(config, release, service)
+            if os.path.isdir(directory):
+                found["releases"][release] = secret_files.read(directory) == own
+        answer[service] = found
+    return answer
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "fleet": {"type": "str", "required": True},
+            "prefix": {"type": "str", "required": True},
+            "secrets": {"type": "dict", "default": {}, "no_log": True},
+            "root": {"type": "path", "default": "/var/lib/truthgraph"},
+            "config": {"type": "path", "default": "/etc/truthgraph"},
+            "map": {"type": "path", "default": "/etc/truthgraph/proxy/traffic.map"},
+            "socket": {"type": "path", "default": "/run/haproxy/admin.sock"},
+            "gid": {"type": "int", "default": 10001},
+            "journal": {"type": "int", "default": 20},
+        },
+        supports_check_mode=True,
+    )
+    root = module.params["root"]
+    docker = DockerCli(module)
+    engine = docker.present and docker.try_run("version")[0] == 0
+    ledger = Ledger(root)
+    records, damaged = ledger.records()
+    try:
+        secrets = compare_secrets(module.params)
+    except ValueError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(
+        changed=False,
+        engine=engine,
+        containers=containers(docker, module.params["fleet"]) if engine else [],
+        images=images(docker, module.params["prefix"]) if engine else [],
+        proxy=traffic.Proxy(module.params["socket"]).answers,
+        traffic=traffic.read_map(module.params["map"]),
+        records=records,
+        damaged=damaged,
+        journal=ledger.journal(module.params["journal"]),
+        lock=Lock(root).read() or {},
+        pending=traffic.read_json(traffic.pending_path(root)) or {},
+        undone=traffic.read_json(traffic.undone_path(root)) or {},
+        secrets=secrets,
+        now=time.time(),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,489 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Take one phase of a rollout on one host: prepare the idle slots, switch to them, settle, or undo."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: slot
+short_description: Take one phase of a rollout on one host
+version_added: 0.1.0
+description:
+  - Each service has two slots on a host, containers with fixed names and addresses. HAProxy sends its requests to one of
+    them, as a map file says.
+  - One call takes one phase of a rollout for all services of a host. Each phase may be repeated, and continues what an
+    interrupted run has left.
+options:
+  state:
+    description:
+      - V(prepared) starts the containers of the idle slots and waits until each has proved itself. No request goes there
+        yet. If one does not, the idle slots are removed and the module fails.
+      - V(committed) arms the host's self-undo, lets the prepared slots serve, and watches them for O(bake) seconds. If
+        they make errors, the host switches back at once and the module fails.
+      - V(settled) confirms the switch, lets the earlier slots finish their requests, and stops them. They are kept.
+      - V(undone) returns to what served before, and removes the slots of the release O(release).
+    type: str
+    choices: [prepared, committed, settled, undone]
+    required: true
+  release:
+    description: The release. What is called undone is this one.
+    type: str
+    required: true
+  services:
+    description:
+      - The services of this host by name (C(api), C(inference)), as the filter P(truthgraph.platform.release_plan#filter)
+        answers them.
+      - For V(undone) the names are enough.
+    type: dict
+    required: true
+  secrets:
+    description:
+      - By service, C(release), the secrets that belong to the release, and C(current), which are never rolled back, such
+        as the password of the database. Both by the names of their environment variables.
+      - Without C(release) the host uses what it kept of that release.
+    type: dict
+    default: {}
+  fence:
+    description: Fencing number of the lock that the rollout holds. A host refuses a lower one than it has seen.
+    type: int
+    required: true
+  records:
+    description: The ledger's records to write, before V(prepared) does anything and after the other phases.
+    type: list
+    elements: dict
+    default: []
+  journal:
+    description: Entries for the ledger's journal, likewise.
+    type: list
+    elements: dict
+    default: []
+  bake:
+    description: Seconds for which a switched slot is watched before the phase ends.
+    type: float
+    default: 10
+  bake_errors:
+    description: How many failed requests of the new slot make the host switch back.
+    type: int
+    default: 3
+  bake_error_percent:
+    description: And which part of its requests they must be, in percent.
+    type: float
+    default: 1
+  undo_after:
+    description: Seconds after which a host switches back by itself if nobody confirms the switch.
+    type: float
+    default: 120
+  up_timeout:
+    description: Seconds that HAProxy's own check may take to find a prepared slot up.
+    type: float
+    default: 10
+  root:
+    description: Directory in which the host keeps the state of rollouts.
+    type: path
+    default: /var/lib/truthgraph
+  config:
+    description: Directory for configuration and secrets.
+    type: path
+    default: /etc/truthgraph
+  map:
+    description: HAProxy's map that says which slot serves.
+    type: path
+    default: /etc/truthgraph/proxy/traffic.map
+  socket:
+    description: HAProxy's socket.
+    type: path
+    default: /run/haproxy/admin.sock
+  gid:
+    description: Numeric group of the containers' user, which may read their secrets.
+    type: int
+    default: 10001
+attributes:
+  check_mode:
+    support: full
+    description: Does nothing. What would be done is the plan.
+  diff_mode:
+    support: none
+    description: RV(actions) lists what was done.
+  idempotent:
+    support: full
+    description: A phase that is reached already is left alone.
+author:
+  - TruthGraph platform (@truthgraph)
+"""
+
+EXAMPLES = r"""
+- name: Switch
+  truthgraph.platform.slot:
+    state: committed
+    release: 3f9c2a7b1c04
+    fence: "{{ release_lock.fence }}"
+    services: "{{ release_plan.hosts[inventory_hostname] }}"
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, in words.
+  returned: always
+  type: list
+  elements: str
+seconds:
+  description: How long the phase took.
+  returned: always
+  type: float
+switched_at:
+  description: When the traffic was switched, in seconds since the epoch.
+  returned: V(committed), if it was
+  type: float
+watched:
+  description: What the new slot of the API answered during the bake, and how much of it failed.
+  returned: V(committed), if it was switched
+  type: dict
+  sample: {requests: 2012, errors: 0, seconds: 10.0}
+"""
+
+import http.client
+import os
+import shutil
+import time
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.truthgraph.platform.plugins.module_utils import readiness, secret_files, slots, traffic
+from ansible_collections.truthgraph.platform.plugins.module_utils.docker_cli import DockerCli
+from ansible_collections.truthgraph.platform.plugins.module_utils.ledger import Ledger, Outdated, accept_fence
+
+POLL = 0.1
+RELEASE_HEADER = "X-TruthGraph-Release"
+
+
+class Failed(Exception):
+    """A phase that cannot be completed, with the reason for the operator."""
+
+
+class Host:
+    """One host and what this run has done to it."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.parameters = module.params
+        self.docker = DockerCli(module)
+        self.proxy = traffic.Proxy(module.params["socket"])
+        self.actions: list[str] = []
+        self.answers: dict[str, t.Any] = {}
+
+    # The services in their order: the API is proved against the inference service.
+    @property
+    def services(self) -> list[tuple[str, dict[str, t.Any]]]:
+        """Return the services of this host with their plans, inference first."""
+        wanted = self.parameters["services"]
+        return [(name, wanted[name]) for name in slots.SERVICES if name in wanted]
+
+    def map(self) -> dict[str, str]:
+        """Return which slot serves, as the file says."""
+        return traffic.read_map(self.parameters["map"])
+
+    def publish(self, entries: dict[str, str], what: str) -> None:
+        """Make a map the truth, if it differs from what is."""
+        wanted = {key: value for key, value in entries.items() if value}
+        if wanted == self.map() and (not self.proxy.answers or wanted == self.in_memory()):
+            return
+        traffic.publish(wanted, self.parameters["map"], self.proxy)
+        self.actions.append(what)
+
+    def in_memory(self) -> dict[str, str]:
+        """Return which slot serves, as HAProxy has it."""
+        return traffic.in_memory(self.parameters["map"], self.proxy)
+
+    def remember(self) -> None:
+        """Write what is to be remembered of this rollout."""
+        ledger = Ledger(self.parameters["root"])
+        ledger.set_aside_damaged()
+        for record in self.parameters["records"]:
+            ledger.write({**record, "written_at": time.time()})
+        for entry in self.parameters["journal"]:
+            ledger.append({"time": time.time(), **entry})
+
+    # Prepare.
+
+    def prepare(self) -> None:
+        """Start what is to serve, and wait until it has proved itself."""
+        starting = [(name, plan) for name, plan in self.services if plan["action"] != "keep"]
+        for name, plan in starting:
+            changed = self.write_secrets(name, plan["slot"])
+            self.start(name, plan, changed)
+        entries = {key: value for _, plan in self.services for key, value in plan["map"].items()}
+        self.publish({**self.map(), **entries}, "the proxy knows the new slots")
+        for name, plan in starting:
+            self.prove(name, plan)
+
+    def write_secrets(self, service: str, slot: str) -> bool:
+        """Write the secrets of a slot, and keep those of the release; return whether the slot's have changed."""
+        given = self.parameters["secrets"].get(service) or {}
+        kept = slots.release_secrets_directory(self.parameters["config"], self.parameters["release"], service)
+        try:
+            if given.get("release") is None:
+                own = secret_files.read(kept)
+            else:
+                own = secret_files.checked(given["release"])
+                secret_files.write(kept, own, 0)
+            current = secret_files.checked(given.get("current") or {})
+        except ValueError as error:
+            raise Failed(str(error)) from None
+        if not own and not current:
+            return False
+        directory = slots.secrets_directory(self.parameters["config"], service, slot)
+        return secret_files.write(directory, {**own, **current}, self.parameters["gid"])
+
+    def start(self, service: str, plan: dict[str, t.Any], secrets_changed: bool) -> None:
+        """Run the container of a slot, the one that is kept there if it is the same."""
+        name = slots.container_name(service, plan["slot"])
+        info = self.docker.inspect(name)
+        found = slots.describe(info) if info else {}
+        same = found and found["identity"] == plan["identity"]
+        same = same and found["run"] == slots.run_digest(plan["container"], plan["place"])
+        running = found.get("state") == "running" and found["health"] != "unhealthy"
+        if same and running and not secrets_changed:
+            return
+        if info and not same:
+            self.docker.run("rm", "--force", name)
+        if not same:
+            self.docker.run(*slots.create_command(plan["container"], plan["place"], plan["identity"]))
+        elif found["state"] == "running":
+            self.docker.run("stop", name)
+        self.docker.run("start", name)
+        self.actions.append(f"{name} started" if same else f"{name} created and started")
+
+    def prove(self, service: str, plan: dict[str, t.Any]) -> None:
+        """Wait until a slot has proved itself, or remove it and say why it has not."""
+        name, ready = slots.container_name(service, plan["slot"]), plan["ready"]
+        wanted = {
+            **{"name": name, "network": plan["place"]["network"], "port": plan["port"], "path": ready["path"]},
+            **{"passes": ready["passes"], "timeout": ready["timeout"], "expect": {}, "log_lines": 30},
+            **{"request_timeout": 5.0, "interval": 0.2},
+        }
+        passed, result = readiness.watch(self.docker, wanted)
+        problem = "" if passed else readiness.failure(self.docker, wanted, result)[0]
+        smoke = plan.get("smoke")
+        if passed and smoke:
+            good, seen = readiness.ask(
+                plan["place"]["address"], plan["port"], smoke["path"], smoke["timeout"], {}, smoke.get("body")
+            )
+            if not good:
+                lines = readiness.log_without_questions(self.docker, name, ready["path"], 30)
+                problem = f"The container {name} was ready, but its trial request failed: {seen}. "
+                problem += "Last lines of its log:\n" + "\n".join(lines)
+        if problem:
+            raise Failed(problem)
+        self.actions.append(f"{name} ready after {result['seconds']} s")
+
+    # Commit.
+
+    def commit(self) -> None:
+        """Switch to what was prepared, and watch it."""
+        switching = [(name, plan) for name, plan in self.services if plan["action"] != "keep"]
+        for name, plan in switching:
+            self.await_up(f"{name}_{plan['slot']}")
+        before = self.map()
+        entries = dict(before)
+        for name, plan in switching:
+            behind = plan["live"] if name == "api" and plan["action"] == "replace" and plan["behind"] else ""
+            entries[name] = f"{plan['slot']}_{behind}" if behind else plan["slot"]
+            self.docker.run("update", "--restart", "unless-stopped", slots.container_name(name, plan["slot"]))
+        if entries != before:
+            restore = {name: traffic.front(before.get(name, "")) for name, _ in switching}
+            with traffic.only_one(self.parameters["root"]):
+                traffic.arm(
+                    restore,
+                    self.parameters["release"],
+                    self.parameters["fence"],
+                    self.parameters["undo_after"],
+                    self.parameters["root"],
+                )
+            counters = self.counters(entries)
+            self.publish(entries, "switched")
+            self.answers["switched_at"] = time.time()
+            if "api" in dict(switching):
+                self.bake(entries["api"], counters, dict(switching)["api"])
+
+    def await_up(self, slot: str) -> None:
+        """Wait until HAProxy's own check has found a slot; a switch before that would make requests wait."""
+        deadline = time.monotonic() + self.parameters["up_timeout"]
+        while not self.proxy.up(slot):
+            if time.monotonic() > deadline:
+                raise Failed(
+                    f"HAProxy does not find {slot} up, although it is ready. Look at 'show stat' of {self.proxy.path}."
+                )
+            time.sleep(POLL)
+
+    def counters(self, entries: dict[str, str]) -> tuple[int, int]:
+        """Return how many requests the API's serving slot has had in its backend, and how many of them failed."""
+        value = entries.get("api", "")
+        row = self.proxy.servers().get((f"api_{value}", f"api_{traffic.front(value)}"), {})
+        total = int(row.get("stot") or 0)
+        # What was repeated on the other slot counts as much as what a client saw.
+        failed = sum(int(row.get(field) or 0) for field in ("hrsp_5xx", "econ", "eresp", "wredis"))
+        return total, failed
+
+    def bake(self, value: str, start: tuple[int, int], plan: dict[str, t.Any]) -> None:
+        """Watch the slot that serves since now, and return to the earlier one at once if it makes errors."""
+        began = time.monotonic()
+        problem = self.release_answers(plan)
+        requests = errors = 0
+        while not problem:
+            total, failed = self.counters({"api": value})
+            requests, errors = total - start[0], failed - start[1]
+            percent = 100 * errors / max(requests, 1)
+            if errors >= self.parameters["bake_errors"] and percent >= self.parameters["bake_error_percent"]:
+                problem = f"{errors} of {requests} requests failed on it"
+            elif not self.proxy.up(f"api_{plan['slot']}"):
+                problem = "HAProxy's check of it fails"
+            if time.monotonic() - began >= self.parameters["bake"]:
+                break
+            time.sleep(POLL)
+        seconds = round(time.monotonic() - began, 2)
+        self.answers["watched"] = {"requests": requests, "errors": errors, "seconds": seconds}
+        if problem:
+            traffic.undo(problem, self.parameters["root"], self.parameters["map"], self.proxy)
+            self.actions.append("switched back")
+            name = slots.container_name("api", plan["slot"])
+            lines = readiness.log_without_questions(self.docker, name, plan["ready"]["path"], 30)
+            log = "\n".join(lines) or "(it wrote nothing)"
+            raise Failed(
+                f"The new slot {name} was taken back {seconds} s after the switch: {problem}. Last lines of its log:\n{log}"
+            )
+
+    def release_answers(self, plan: dict[str, t.Any]) -> str:
+        """Ask the public path which release answers; return what is wrong, if anything."""
+        connection = http.client.HTTPConnection(plan["public"]["address"], plan["public"]["port"], timeout=5)
+        try:
+            connection.request("GET", plan["public"]["path"], headers={"Connection": "close"})
+            answer = connection.getresponse()
+            found = answer.getheader(RELEASE_HEADER, "nothing")
+        except (OSError, http.client.HTTPException) as error:
+            return f"the public path does not answer ({error or type(error).__name__})"
+        finally:
+            connection.close()
+        return "" if found == plan["identity"] else f"the public path answers the release {found}"
+
+    # Settle.
+
+    def settle(self) -> None:
+        """Confirm, drain and stop what served before."""
+        if traffic.disarm(self.parameters["root"]):
+            self.actions.append("confirmed")
+        traffic.forget(self.parameters["root"])
+        for name, plan in self.services:
+            entries = self.map()
+            slot = traffic.front(entries.get(name, ""))
+            idle = traffic.other(slot)
+            keys = [f"api_{idle}", f"egress_{idle}"] if name == "api" else self.keys_of(entries, idle)
+            self.publish({**entries, name: slot}, f"{name} is served by {slot} alone")
+            self.retire(name, idle, plan.get("drain", 30))
+            self.publish({key: value for key, value in self.map().items() if key not in keys}, f"{idle} is idle")
+
+    @staticmethod
+    def keys_of(entries: dict[str, str], slot: str) -> list[str]:
+        """Return which inference keys lead to a slot."""
+        return [key for key, value in entries.items() if key.startswith("inference_") and value == slot]
+
+    def retire(self, service: str, slot: str, timeout: float) -> None:
+        """Let a slot finish its requests, then stop it. Its container is kept."""
+        name = slots.container_name(service, slot)
+        info = self.docker.inspect(name)
+        if info is None or info["State"]["Status"] != "running":
+            return
+        began = time.monotonic()
+        while self.proxy.answers and self.proxy.sessions(f"{service}_{slot}") and time.monotonic() - began < timeout:
+            time.sleep(POLL)
+        self.docker.run("update", "--restart", "no", name)
+        self.docker.run("stop", name)
+        self.actions.append(f"{name} stopped")
+
+    # Undo.
+
+    def undo(self) -> None:
+        """Return to what served before, and remove what did not come to stay."""
+        note = traffic.read_json(traffic.pending_path(self.parameters["root"]))
+        if traffic.undo("the rollout failed", self.parameters["root"], self.parameters["map"], self.proxy):
+            self.actions.append("switched back")
+        traffic.forget(self.parameters["root"])
+        for name, plan in self.services:
+            entries = self.map()
+            slot = traffic.front((note or {}).get("restore", {}).get(name, "") or entries.get(name, ""))
+            if plan.get("action") == "keep":
+                continue
+            for idle in traffic.SLOTS:
+                if idle != slot:
+                    self.discard(name, idle, plan)
+            entries = {**self.map(), name: slot}
+            idle = traffic.other(slot)
+            keys = [f"api_{idle}", f"egress_{idle}"] if name == "api" else self.keys_of(entries, idle)
+            self.publish({k: v for k, v in entries.items() if k not in keys}, f"{name} is served by {slot or 'nothing'}")
+
+    def discard(self, service: str, slot: str, plan: dict[str, t.Any]) -> None:
+        """Remove an idle slot's container if it belongs to what is undone or runs; a kept one stays."""
+        name = slots.container_name(service, slot)
+        info = self.docker.inspect(name)
+        if info is None:
+            return
+        found = slots.describe(info)
+        if found["state"] in ("exited", "created") and found["identity"] not in (plan.get("identity"), self.parameters["release"]):
+            return
+        deadline = time.monotonic() + plan.get("drain", 30)
+        while self.proxy.answers and self.proxy.sessions(f"{service}_{slot}") and time.monotonic() < deadline:
+            time.sleep(POLL)
+        self.docker.run("rm", "--force", name)
+        shutil.rmtree(slots.secrets_directory(self.parameters["config"], service, slot), ignore_errors=True)
+        self.actions.append(f"{name} removed")
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["prepared", "committed", "settled", "undone"], "required": True},
+            "release": {"type": "str", "required": True},
+            "services": {"type": "dict", "required": True},
+            "secrets": {"type": "dict", "default": {}, "no_log": True},
+            "fence": {"type": "int", "required": True},
+            "records": {"type": "list", "elements": "dict", "default": []},
+            "journal": {"type": "list", "elements": "dict", "default": []},
+            "bake": {"type": "float", "default": 10},
+            "bake_errors": {"type": "int", "default": 3},
+            "bake_error_percent": {"type": "float", "default": 1},
+            "undo_after": {"type": "float", "default": 120},
+            "up_timeout": {"type": "float", "default": 10},
+            "root": {"type": "path", "default": "/var/lib/truthgraph"},
+            "config": {"type": "path", "default": "/etc/truthgraph"},
+            "map": {"type": "path", "default": "/etc/truthgraph/proxy/traffic.map"},
+            "socket": {"type": "path", "default": "/run/haproxy/admin.sock"},
+            "gid": {"type": "int", "default": 10001},
+        },
+        supports_check_mode=True,
+    )
+    began = time.monotonic()
+    host = Host(module)
+    state = module.params["state"]
+    problem = ""
+    if not module.check_mode:
+        os.makedirs(module.params["root"], mode=0o700, exist_ok=True)
+        phases = {"prepared": host.prepare, "committed": host.commit, "settled": host.settle, "undone": host.undo}
+        try:
+            accept_fence(module.params["root"], module.params["fence"])
+            if state == "prepared":
+                host.remember()
+            phases[state]()
+            if state != "prepared":
+                host.remember()
+        except Outdated as error:
+            problem = f"This run's lock is outdated: {error}. Another run has taken over; let it finish."
+        except (Failed, OSError) as error:
+            problem = str(error)
+    seconds = round(time.monotonic() - began, 2)
+    if problem:
+        module.fail_json(msg=problem, actions=host.actions, seconds=seconds, **host.answers)
+    module.exit_json(changed=bool(host.actions), actions=host.actions, seconds=seconds, **host.answers)
+
+
+if __name__ == "__main__":
+    main()

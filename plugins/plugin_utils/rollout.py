@@ -1,0 +1,283 @@
+"""What a rollout decides, as plain functions over what the hosts have answered.
+
+Shapes: `states` is what the module release_state answered, by host; a host that did not answer is missing. `target` is
+the release that is wanted (see `plan`).
+"""
+
+from __future__ import annotations
+
+import re
+import typing as t
+
+from ansible_collections.truthgraph.platform.plugins.module_utils import slots, traffic
+
+State = dict[str, t.Any]
+RELEASE = re.compile(r"[0-9a-f]{12}(\.[0-9]+)?\Z")
+# What a release keeps of each service. The rest of a service's description belongs to the fleet and is always the present one.
+KEPT = ("container", "ready", "smoke", "drain")
+
+
+# Which image each service runs.
+IMAGES = {"api": "core", "inference": "ml"}
+
+
+def target(
+    descriptions: dict[str, dict[str, t.Any]], images: dict[str, str], topology: str, revision: str = "", version: str = ""
+) -> dict[str, t.Any]:
+    """Return the release that the inventory and the source tree describe; `descriptions` by host and service."""
+    services: dict[str, dict[str, t.Any]] = {}
+    for host, described in descriptions.items():
+        for service, entry in described.items():
+            container = {**entry["container"], "image": images[IMAGES[service]]}
+            services.setdefault(service, {})[host] = {**entry, "container": container}
+    used = {IMAGES[service]: images[IMAGES[service]] for service in services}
+    return {"topology": topology, "images": used, "revision": revision, "version": version, "services": services}
+
+
+def target_of(record: dict[str, t.Any], descriptions: dict[str, dict[str, t.Any]]) -> dict[str, t.Any]:
+    """Return the release of a record for the hosts of today; a host that came later gets what its neighbours had."""
+    services: dict[str, dict[str, t.Any]] = {}
+    for host, described in descriptions.items():
+        for service, entry in described.items():
+            kept = record["services"].get(service, {})
+            if kept:
+                services.setdefault(service, {})[host] = {**entry, **kept.get(host, next(iter(kept.values())))}
+    return {**{name: record[name] for name in ("id", "topology", "images", "revision", "version")}, "services": services}
+
+
+def release_base(target: dict[str, t.Any]) -> str:
+    """Return what images and configuration make of a release's id; the registry's address is no part of it."""
+    configurations = {
+        service: sorted({slots.digest({**entry["container"], "image": ""}) for entry in hosts.values()})
+        for service, hosts in target["services"].items()
+    }
+    images = {name: reference.rpartition("@")[2] for name, reference in target["images"].items()}
+    return slots.digest([target["topology"], images, configurations])
+
+
+def release_id(target: dict[str, t.Any], states: dict[str, State]) -> str:
+    """Return the id of a release. With other secrets than before, it is numbered: the ledger holds no hash of a secret."""
+    base = release_base(target)
+    kept: dict[str, list[bool]] = {}
+    for state in states.values():
+        for service in state["secrets"].values():
+            for release, same in service["releases"].items():
+                if release.partition(".")[0] == base:
+                    kept.setdefault(release, []).append(same)
+    if not kept:
+        return base
+    numbered = sorted(kept, key=_number)
+    equal = [release for release in numbered if all(kept[release])]
+    return equal[-1] if equal else f"{base}.{_number(numbered[-1]) + 1}"
+
+
+def _number(release: str) -> int:
+    return int(release.partition(".")[2] or 1)
+
+
+def inference_key(target: dict[str, t.Any]) -> str:
+    """Return the name by which an API asks for exactly the inference service of its release."""
+    containers = [entry["container"] for entry in target["services"].get("inference", {}).values()]
+    return "inference_" + slots.digest(sorted({slots.digest(container) for container in containers}))
+
+
+def container_in(state: State, service: str, slot: str) -> dict[str, t.Any]:
+    """Return a slot's container on a host, or an empty one."""
+    for container in state["containers"]:
+        if (container["service"], container["slot"]) == (service, slot):
+            return container
+    return {}
+
+
+def serves(container: dict[str, t.Any]) -> bool:
+    """Say whether a container runs and does not call itself unhealthy."""
+    return container.get("state") == "running" and container.get("health") != "unhealthy"
+
+
+def live_slot(state: State, service: str) -> str:
+    """Return which slot of a service gets the traffic of a host; empty where none does."""
+    return traffic.front(state["traffic"].get(service, ""))
+
+
+def live_release(state: State) -> str:
+    """Return which release the API of a host answers; empty where there is none."""
+    return state["traffic"].get(f"api_{live_slot(state, 'api')}", "")
+
+
+def plan(target: dict[str, t.Any], states: dict[str, State]) -> dict[str, t.Any]:
+    """Compare what is wanted with what runs.
+
+    `target` holds `topology`, `images` (references by digest by name), `revision`, `version`, and `services`: by service and
+    host what the roles api and inference say of it (container, places, ready, smoke, drain, port, public). An `id` is there
+    when the release is one of the ledger's.
+
+    The answer holds `release`, `inference` (its key), `changes` (whether anything differs), `record` for the ledger, and
+    `hosts`: by host and service what the module slot wants to know.
+    """
+    key = inference_key(target)
+    release = target.get("id") or release_id(target, states)
+    hosts: dict[str, dict[str, t.Any]] = {}
+    for service, entries in target["services"].items():
+        for host, entry in entries.items():
+            if host in states:
+                identity = release if service == "api" else key
+                hosts.setdefault(host, {})[service] = _service_plan(service, entry, states[host], identity, key)
+    return {
+        "release": release,
+        "inference": key,
+        "changes": any(entry["action"] != "keep" for services in hosts.values() for entry in services.values()),
+        "hosts": hosts,
+        "record": {
+            **{name: target.get(name, "") for name in ("topology", "images", "revision", "version")},
+            "id": release,
+            "inference": key,
+            "services": {
+                service: {host: {name: entry[name] for name in KEPT} for host, entry in entries.items()}
+                for service, entries in target["services"].items()
+            },
+        },
+    }
+
+
+def _service_plan(service: str, entry: dict[str, t.Any], state: State, identity: str, key: str) -> dict[str, t.Any]:
+    live = live_slot(state, service)
+    found = container_in(state, service, live)
+    same = (
+        bool(live)
+        and found.get("identity") == identity
+        and found.get("run") == slots.run_digest(entry["container"], entry["places"][live])
+        and state["secrets"].get(service, {"slots": {live: True}})["slots"][live]
+    )
+    routed = service == "api" or state["traffic"].get(key) == live
+    if same and routed:
+        action, slot = ("keep" if serves(found) else "repair"), live
+    else:
+        action, slot = "replace", traffic.other(live)
+    if service == "api":
+        entries = {f"api_{slot}": identity, f"egress_{slot}": key}
+    else:
+        entries = {key: slot}
+    return {
+        **{name: entry[name] for name in (*KEPT, "port", "public")},
+        "action": action,
+        "slot": slot,
+        "live": live,
+        "behind": serves(found),
+        "identity": identity,
+        "place": entry["places"][slot],
+        "map": entries,
+    }
+
+
+def leftovers(states: dict[str, State], lock_host: str) -> dict[str, t.Any]:
+    """Say what an interrupted run has left: `what` is to be done (nothing, finish, undo), of which release, and why."""
+    why = []
+    for host, state in states.items():
+        if state["pending"]:
+            why.append(f"{host} waits for a confirmation of {state['pending']['release']}")
+        if state["undone"]:
+            why.append(f"{host} took {state['undone']['release']} back by itself ({state['undone']['reason']})")
+        if "_" in state["traffic"].get("api", ""):
+            why.append(f"{host} still has the earlier slot behind the new one")
+        for service in slots.SERVICES:
+            idle = traffic.other(live_slot(state, service))
+            if live_slot(state, service) and container_in(state, service, idle).get("state") == "running":
+                why.append(f"{host} still runs {slots.container_name(service, idle)}")
+    records = states.get(lock_host, {}).get("records", {})
+    open_records = [record for record in records.values() if record.get("result") in ("pending", "committed")]
+    open_records.sort(key=lambda record: record.get("started_at", 0))
+    why += [f"{record['id']} is {record['result']} in the ledger" for record in open_records]
+    committed = [record["id"] for record in open_records if record["result"] == "committed"]
+    release = (committed or [record["id"] for record in open_records] or [""])[-1]
+    noted = [state[name]["release"] for state in states.values() for name in ("pending", "undone") if state[name]]
+    return {
+        "what": "nothing" if not why else "finish" if committed else "undo",
+        "release": release or (noted or ["unknown"])[0],
+        "why": why,
+    }
+
+
+def owner_gone(lock: dict[str, t.Any], me: dict[str, t.Any]) -> bool:
+    """Say whether a lock's owner is known to be dead: a process of this very control node that is there no more."""
+    owner = lock.get("owner") or {}
+    if not owner or owner.get("machine") != me["machine"]:
+        return False
+    return owner.get("boot") != me["boot"] or process_started(int(owner.get("pid", 0))) != owner.get("started")
+
+
+def process_started(pid: int) -> str:
+    """Return when a process of this machine was started, in the kernel's ticks; empty where there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    # A killed process that nobody has collected yet does nothing any more.
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def known_records(states: dict[str, State]) -> dict[str, dict[str, t.Any]]:
+    """Return the ledger's records over all hosts; of several, the one that was written last."""
+    found: dict[str, dict[str, t.Any]] = {}
+    for state in states.values():
+        for release, record in state["records"].items():
+            if record.get("written_at", 0) >= found.get(release, {}).get("written_at", -1):
+                found[release] = record
+    return found
+
+
+def missing_images(record: dict[str, t.Any], states: dict[str, State]) -> dict[str, list[str]]:
+    """Return which images of a release are not on the hosts that would run them."""
+    missing: dict[str, list[str]] = {}
+    for entries in record["services"].values():
+        for host, entry in entries.items():
+            image = entry["container"]["image"]
+            if host in states and image not in states[host]["images"]:
+                missing.setdefault(host, []).append(image)
+    return missing
+
+
+def rollback_targets(states: dict[str, State]) -> list[dict[str, t.Any]]:
+    """Return the releases that can be returned to, the one that served last first; `problem` says why one cannot be."""
+    live = {live_release(state) for state in states.values() if live_slot(state, "api")}
+    records = known_records(states)
+    rows = []
+    for release, record in records.items():
+        if live == {release}:
+            continue
+        problem = ""
+        if not record.get("stable_at"):
+            problem = f"it was never stable ({record.get('result', 'unknown')})"
+        else:
+            needed = schema_problem(record, [records[one] for one in live if one in records])
+            problem = needed or ""
+        rows.append(
+            {
+                "release": release,
+                "result": record.get("result", ""),
+                "revision": record.get("revision", ""),
+                "stable_at": record.get("stable_at", 0),
+                "activated_at": record.get("activated_at", record.get("stable_at", 0)),
+                "missing": missing_images(record, states),
+                "problem": problem,
+            }
+        )
+    return sorted(rows, key=lambda row: (row["activated_at"], row["release"]), reverse=True)
+
+
+def schema_problem(record: dict[str, t.Any], live: list[dict[str, t.Any]]) -> str:
+    """Say why a release cannot live with the database as the live releases have left it; empty if it can.
+
+    Migrations add, so an earlier release reads a later schema; all but those that say `contract = True`, which take away what
+    earlier releases use.
+    """
+    known = set(record.get("schema", {}).get("known", []))
+    for present in live:
+        schema = present.get("schema", {})
+        contracted = sorted(set(schema.get("contracts", [])) - known)
+        if contracted:
+            return f"the schema has moved past it: {', '.join(contracted)} took away what it uses"
+        unknown = sorted(set(record.get("schema", {}).get("after", [])) - set(schema.get("known", [])))
+        if schema.get("known") and unknown:
+            return f"it needs the schema {', '.join(unknown)}, which the live release does not have"
+    return ""

@@ -1,0 +1,509 @@
+"""What a rollout decides: its release's id, its plan, what an interrupted run left, and what can be returned to."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import typing as t
+
+import pytest
+from ansible_collections.truthgraph.platform.plugins.module_utils import slots
+from ansible_collections.truthgraph.platform.plugins.plugin_utils import rollout
+
+CORE = "registry.example.org:5000/truthgraph/core@sha256:" + "c" * 64
+ML = "registry.example.org:5000/truthgraph/ml@sha256:" + "d" * 64
+OTHER_CORE = CORE.replace("c" * 64, "e" * 64)
+
+
+def described(service: str, number: int, **container: t.Any) -> dict[str, t.Any]:
+    """Return what a role says of a service on one host."""
+    places = {
+        slot: {
+            **{"service": service, "slot": slot, "fleet": "test", "network": "truthgraph"},
+            "address": f"172.30.{number}.{10 + index}",
+        }
+        for index, slot in enumerate(("blue", "green"))
+    }
+    return {
+        "container": {"environment": {"PYTHON_ENV": "production"}, "memory": "2g", **container},
+        "places": places,
+        "ready": {"path": "/ready", "timeout": 60, "passes": 3},
+        "smoke": {},
+        "drain": 30,
+        "port": 8000,
+        "public": {"address": "127.0.0.1", "port": 80, "path": "/health"},
+    }
+
+
+def descriptions() -> dict[str, dict[str, t.Any]]:
+    """Return a fleet: two hosts with the API, one with the inference service."""
+    hosts = {"a": {"api": described("api", 1)}, "b": {"api": described("api", 2)}}
+    return {**hosts, "c": {"inference": described("inference", 3)}}
+
+
+def wanted(
+    fleet: dict[str, t.Any] | None = None, core: str = CORE, ml: str = ML, topology: str = "split"
+) -> dict[str, t.Any]:
+    return rollout.target(fleet or descriptions(), {"core": core, "ml": ml}, topology, "0123abcd", "1.2.0")
+
+
+def empty(**more: t.Any) -> rollout.State:
+    """Return what a host answers on which nothing was deployed yet."""
+    state: rollout.State = {name: {} for name in ("traffic", "records", "pending", "undone", "secrets")}
+    return {**state, "containers": [], "images": [], **more}
+
+
+def deployed(target: dict[str, t.Any], slot: str = "blue", **more: t.Any) -> dict[str, rollout.State]:
+    """Return what the hosts answer after a target was deployed to a slot."""
+    plan = rollout.plan(target, {host: empty() for entries in target["services"].values() for host in entries})
+    states: dict[str, rollout.State] = {}
+    for host, services in plan["hosts"].items():
+        state = states[host] = empty(**copy.deepcopy(more))
+        for service, entry in services.items():
+            place = target["services"][service][host]["places"][slot]
+            found = {"service": service, "slot": slot, "state": "running", "health": "healthy"}
+            found["identity"] = entry["identity"]
+            found["run"] = slots.run_digest(entry["container"], place)
+            state["containers"].append(found)
+            state["images"].append(entry["container"]["image"])
+            state["traffic"] |= {service: slot}
+            if service == "api":
+                state["traffic"] |= {f"api_{slot}": entry["identity"], f"egress_{slot}": plan["inference"]}
+            else:
+                state["traffic"] |= {plan["inference"]: slot}
+    return states
+
+
+# The id of a release.
+
+
+def test_the_same_release_has_the_same_id() -> None:
+    first, again = (rollout.release_id(wanted(), {}) for _ in range(2))
+    assert first == again and rollout.RELEASE.match(first)
+
+
+def test_where_the_registry_is_does_not_matter() -> None:
+    elsewhere = wanted(core=CORE.replace("registry.example.org:5000", "10.0.0.1:5001"))
+    assert rollout.release_id(elsewhere, {}) == rollout.release_id(wanted(), {})
+
+
+def test_what_the_source_is_called_does_not_matter() -> None:
+    assert rollout.release_id({**wanted(), "revision": "ffff", "version": "2"}, {}) == rollout.release_id(wanted(), {})
+
+
+def test_a_host_more_is_the_same_release() -> None:
+    more = {**descriptions(), "d": {"api": described("api", 4)}, "e": {"inference": described("inference", 5)}}
+    assert rollout.release_id(wanted(more), {}) == rollout.release_id(wanted(), {})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        wanted(core=OTHER_CORE),
+        wanted(ml=ML.replace("d", "f")),
+        wanted(topology="single"),
+        wanted({**descriptions(), "a": {"api": described("api", 1, memory="4g")}}),
+        wanted({**descriptions(), "c": {"inference": described("inference", 3, environment={"OMP_NUM_THREADS": "2"})}}),
+    ],
+)
+def test_what_makes_another_release(changed: dict[str, t.Any]) -> None:
+    assert rollout.release_id(changed, {}) != rollout.release_id(wanted(), {})
+
+
+def kept(**releases: bool) -> rollout.State:
+    """Return a host that keeps releases, and whether each has the secrets that are wanted."""
+    base = rollout.release_base(wanted())
+    found = {base + name.replace("first", "").replace("n", "."): same for name, same in releases.items()}
+    return empty(secrets={"api": {"slots": {"blue": True, "green": True}, "releases": found}})
+
+
+@pytest.mark.parametrize(
+    ("states", "number"),
+    [
+        ([], ""),
+        ([kept()], ""),
+        ([kept(first=True)], ""),
+        ([kept(first=False)], ".2"),
+        ([kept(first=False, n2=True)], ".2"),
+        ([kept(first=True, n2=False)], ""),
+        ([kept(first=False, n2=False)], ".3"),
+        # By their numbers, not their letters.
+        ([kept(first=False, n9=False, n10=False)], ".11"),
+        # A host that came later has kept nothing yet, and does not count.
+        ([kept(first=True), kept()], ""),
+        ([kept(first=False, n2=True), kept()], ".2"),
+        # All that have kept it must have the same secrets.
+        ([kept(first=True), kept(first=False)], ".2"),
+    ],
+)
+def test_other_secrets_number_a_release(states: list[rollout.State], number: str) -> None:
+    base = rollout.release_base(wanted())
+    assert rollout.release_id(wanted(), dict(enumerate(states))) == base + number
+
+
+def test_what_was_kept_of_another_release_does_not_count() -> None:
+    state = empty(secrets={"api": {"slots": {}, "releases": {"ffffffffffff": False}}})
+    assert rollout.release_id(wanted(), {"a": state}) == rollout.release_base(wanted())
+
+
+# The inference key.
+
+
+def test_the_inference_key_is_that_of_its_containers() -> None:
+    key = rollout.inference_key(wanted())
+    assert key.startswith("inference_") and key == rollout.inference_key(wanted(core=OTHER_CORE))
+    assert key == rollout.inference_key(wanted({**descriptions(), "d": {"inference": described("inference", 9)}}))
+    assert key != rollout.inference_key(wanted(ml=ML.replace("d", "f")))
+    other = wanted({**descriptions(), "d": {"inference": described("inference", 9, memory="9g")}})
+    assert key != rollout.inference_key(other)
+
+
+def test_the_key_without_an_inference_service() -> None:
+    assert rollout.inference_key(wanted({"a": {"api": described("api", 1)}})).startswith("inference_")
+
+
+# The plan.
+
+
+def actions(plan: dict[str, t.Any]) -> dict[str, tuple[str, str]]:
+    """Return what is done to which slot, by host; each has one service here."""
+    return {
+        host: (entry["action"], entry["slot"])
+        for host, services in plan["hosts"].items()
+        for entry in services.values()
+    }
+
+
+def test_a_first_deploy() -> None:
+    plan = rollout.plan(wanted(), {host: empty() for host in "abc"})
+    assert plan["changes"] and actions(plan) == dict.fromkeys("abc", ("replace", "blue"))
+    api, inference = plan["hosts"]["a"]["api"], plan["hosts"]["c"]["inference"]
+    assert api["identity"] == plan["release"] and inference["identity"] == plan["inference"]
+    assert api["map"] == {"api_blue": plan["release"], "egress_blue": plan["inference"]}
+    assert inference["map"] == {plan["inference"]: "blue"}
+    assert api["place"]["address"] == "172.30.1.10" and api["live"] == "" and not api["behind"]
+    assert api["container"]["image"] == CORE and inference["container"]["image"] == ML
+
+
+def test_the_record_has_what_a_rollback_needs() -> None:
+    plan = rollout.plan(wanted(), {host: empty() for host in "abc"})
+    record = plan["record"]
+    assert (record["id"], record["inference"], record["revision"]) == (plan["release"], plan["inference"], "0123abcd")
+    assert record["images"] == {"core": CORE, "ml": ML}
+    assert set(record["services"]["api"]) == {"a", "b"} and set(record["services"]["api"]["a"]) == set(rollout.KEPT)
+
+
+def test_nothing_to_do() -> None:
+    plan = rollout.plan(wanted(), deployed(wanted(), "green"))
+    assert not plan["changes"] and actions(plan) == dict.fromkeys("abc", ("keep", "green"))
+
+
+def test_during_a_bake_the_front_slot_counts() -> None:
+    states = deployed(wanted(), "green")
+    states["a"]["traffic"]["api"] = "green_blue"
+    assert actions(rollout.plan(wanted(), states))["a"] == ("keep", "green")
+
+
+def test_another_image_replaces_the_api_and_leaves_inference() -> None:
+    plan = rollout.plan(wanted(core=OTHER_CORE), deployed(wanted()))
+    assert plan["changes"]
+    assert actions(plan) == {"a": ("replace", "green"), "b": ("replace", "green"), "c": ("keep", "blue")}
+    api = plan["hosts"]["a"]["api"]
+    assert api["live"] == "blue" and api["behind"] and api["place"]["slot"] == "green"
+    assert api["map"] == {"api_green": plan["release"], "egress_green": plan["inference"]}
+
+
+def test_another_inference_image_replaces_both() -> None:
+    plan = rollout.plan(wanted(ml=ML.replace("d", "f")), deployed(wanted()))
+    assert actions(plan) == dict.fromkeys("abc", ("replace", "green"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "action"),
+    [
+        ({"state": "exited"}, ("repair", "blue")),
+        ({"health": "unhealthy"}, ("repair", "blue")),
+        ({"health": "starting"}, ("keep", "blue")),
+        # The run label says that it was not this collection, or not in this way, that started it.
+        ({"run": "ffffffffffff"}, ("replace", "green")),
+        ({"identity": "ffffffffffff"}, ("replace", "green")),
+    ],
+)
+def test_what_is_wrong_with_the_live_container(changed: dict[str, str], action: tuple[str, str]) -> None:
+    states = deployed(wanted())
+    states["a"]["containers"][0] |= changed
+    plan = rollout.plan(wanted(), states)
+    assert actions(plan) == {"a": action, "b": ("keep", "blue"), "c": ("keep", "blue")}
+    assert plan["changes"] == (action[0] != "keep")
+
+
+def test_a_container_that_is_gone_is_replaced_with_nothing_behind() -> None:
+    states = deployed(wanted())
+    states["a"]["containers"].clear()
+    entry = rollout.plan(wanted(), states)["hosts"]["a"]["api"]
+    assert (entry["action"], entry["slot"], entry["behind"]) == ("replace", "green", False)
+
+
+def test_an_unhealthy_container_is_not_put_behind() -> None:
+    states = deployed(wanted())
+    states["a"]["containers"][0]["health"] = "unhealthy"
+    assert not rollout.plan(wanted(core=OTHER_CORE), states)["hosts"]["a"]["api"]["behind"]
+
+
+def test_other_secrets_replace() -> None:
+    states = deployed(wanted())
+    states["a"]["secrets"] = {"api": {"slots": {"blue": False, "green": True}, "releases": {}}}
+    states["b"]["secrets"] = {"api": {"slots": {"blue": True, "green": False}, "releases": {}}}
+    plan = rollout.plan(wanted(), states)
+    assert actions(plan)["a"] == ("replace", "green") and actions(plan)["b"] == ("keep", "blue")
+
+
+def test_an_inference_service_that_its_key_does_not_lead_to_is_replaced() -> None:
+    states = deployed(wanted())
+    del states["c"]["traffic"][rollout.inference_key(wanted())]
+    assert actions(rollout.plan(wanted(), states))["c"] == ("replace", "green")
+
+
+def test_a_host_that_does_not_answer_is_left_out() -> None:
+    states = deployed(wanted())
+    del states["b"]
+    plan = rollout.plan(wanted(), states)
+    assert set(plan["hosts"]) == {"a", "c"}
+    assert set(plan["record"]["services"]["api"]) == {"a", "b"}
+
+
+def test_a_release_of_the_ledger_keeps_its_id() -> None:
+    plan = rollout.plan({**wanted(), "id": "0123456789ab.3"}, {host: empty() for host in "abc"})
+    assert plan["release"] == plan["record"]["id"] == plan["hosts"]["a"]["api"]["identity"] == "0123456789ab.3"
+
+
+# The release of a record.
+
+
+def test_the_release_of_a_record_is_the_one_that_was_deployed() -> None:
+    record = rollout.plan(wanted(), {host: empty() for host in "abc"})["record"]
+    today = {host: copy.deepcopy(entry) for host, entry in descriptions().items()}
+    today["a"]["api"] |= {"container": {"image": OTHER_CORE}, "ready": {"path": "/new"}, "drain": 5, "port": 9000}
+    target = rollout.target_of(record, today)
+    entry = target["services"]["api"]["a"]
+    assert entry["container"]["image"] == CORE and entry["ready"]["path"] == "/ready" and entry["drain"] == 30
+    # Where it runs is the fleet's, and always the present one.
+    assert entry["port"] == 9000 and entry["places"] == today["a"]["api"]["places"]
+    assert rollout.release_id(target, {}) == target["id"] == record["id"]
+    assert not rollout.plan(target, deployed(wanted()) | {"a": deployed(wanted())["a"]})["changes"]
+
+
+def test_a_host_that_came_later_gets_what_its_neighbours_had() -> None:
+    record = rollout.plan(wanted(), {host: empty() for host in "abc"})["record"]
+    today = {**descriptions(), "d": {"api": described("api", 4, memory="64g")}}
+    target = rollout.target_of(record, today)
+    assert target["services"]["api"]["d"]["container"] == record["services"]["api"]["a"]["container"]
+    assert target["services"]["api"]["d"]["places"]["blue"]["address"] == "172.30.4.10"
+    assert rollout.release_id(target, {}) == record["id"]
+
+
+def test_a_host_or_service_that_is_no_more_is_left_out() -> None:
+    record = rollout.plan(wanted(), {host: empty() for host in "abc"})["record"]
+    today = {"a": {"api": described("api", 1)}, "z": {"search": described("search", 7)}}
+    assert {name: set(hosts) for name, hosts in rollout.target_of(record, today)["services"].items()} == {"api": {"a"}}
+
+
+# What an interrupted run has left.
+
+
+def record(release: str, result: str, **more: t.Any) -> dict[str, dict[str, t.Any]]:
+    return {release: {"id": release, "result": result, "services": {}, **more}}
+
+
+def idle_container(state: str) -> dict[str, str]:
+    return {"service": "api", "slot": "green", "identity": "r2", "state": state, "health": ""}
+
+
+def test_nothing_is_left() -> None:
+    states = deployed(wanted(), records=record("r1", "stable"))
+    states["a"]["containers"].append(idle_container("exited"))
+    assert rollout.leftovers(states, "a") == {"what": "nothing", "release": "unknown", "why": []}
+    assert rollout.leftovers({}, "a")["what"] == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("change", "why", "release"),
+    [
+        ({"pending": {"release": "r2"}}, "a waits for a confirmation of r2", "r2"),
+        ({"undone": {"release": "r2", "reason": "no answer"}}, "a took r2 back by itself (no answer)", "r2"),
+        ({"traffic": {"api": "blue_green"}}, "a still has the earlier slot behind the new one", "unknown"),
+        ({"containers": [idle_container("running")]}, "a still runs truthgraph-api-green", "unknown"),
+        ({"records": record("r2", "pending")}, "r2 is pending in the ledger", "r2"),
+    ],
+)
+def test_what_is_left_is_undone(change: dict[str, t.Any], why: str, release: str) -> None:
+    states = deployed(wanted())
+    states["a"] |= change
+    assert rollout.leftovers(states, "a") == {"what": "undo", "release": release, "why": [why]}
+
+
+def test_what_was_committed_is_finished() -> None:
+    states = deployed(wanted())
+    states["a"]["records"] = record("r2", "committed", started_at=2) | record("r3", "pending", started_at=3)
+    states["b"]["pending"] = {"release": "r2"}
+    found = rollout.leftovers(states, "a")
+    assert (found["what"], found["release"]) == ("finish", "r2") and len(found["why"]) == 3
+
+
+def test_only_the_lock_host_says_what_was_committed() -> None:
+    states = deployed(wanted())
+    states["b"]["records"] = record("r2", "committed")
+    assert rollout.leftovers(states, "a")["what"] == "nothing"
+
+
+def test_of_several_open_releases_the_last_one_counts() -> None:
+    states = deployed(wanted())
+    states["a"]["records"] = record("r3", "pending", started_at=3) | record("r2", "pending", started_at=2)
+    assert rollout.leftovers(states, "a")["release"] == "r3"
+
+
+# What can be returned to.
+
+
+def stable(
+    release: str, when: float, after: str = "s1", known: tuple[str, ...] = ("s1",), **more: t.Any
+) -> dict[str, t.Any]:
+    """Return a record of a release that was stable, with the schema that it left and the revisions that it knows."""
+    schema = {"after": [after], "known": list(known), "contracts": list(more.pop("contracts", ()))}
+    entry = {"result": "stable", "stable_at": when, "revision": "0123", "schema": schema, "written_at": when}
+    return record(release, **{**entry, **more})
+
+
+def ledger(live: str, *records: dict[str, t.Any]) -> dict[str, rollout.State]:
+    states = deployed(wanted())
+    for host in "ab":
+        states[host]["traffic"]["api_blue"] = live
+        states[host]["records"] = {release: entry for one in records for release, entry in one.items()}
+    return states
+
+
+def targets(states: dict[str, rollout.State]) -> dict[str, str]:
+    return {row["release"]: row["problem"] for row in rollout.rollback_targets(states)}
+
+
+def test_the_one_that_served_last_is_first_and_the_live_one_is_left_out() -> None:
+    states = ledger("r3", stable("r1", 10), stable("r2", 20), stable("r3", 30))
+    assert list(targets(states)) == ["r2", "r1"]
+    assert set(targets(states).values()) == {""}
+
+
+def test_a_rollback_can_be_rolled_back() -> None:
+    states = ledger("r1", stable("r1", 10, activated_at=40), stable("r2", 20), stable("r3", 30, result="rolled back"))
+    assert list(targets(states)) == ["r3", "r2"] and targets(states)["r3"] == ""
+    # And what was returned to counts from its return.
+    states = ledger("r4", stable("r1", 10, activated_at=40), stable("r3", 30), stable("r4", 50))
+    assert list(targets(states)) == ["r1", "r3"]
+
+
+def test_what_was_never_stable_is_refused() -> None:
+    states = ledger("r2", record("r1", "failed"), stable("r2", 20), record("r3", "pending"))
+    assert targets(states) == {"r3": "it was never stable (pending)", "r1": "it was never stable (failed)"}
+
+
+def test_while_hosts_serve_different_releases_each_can_be_returned_to() -> None:
+    states = ledger("r2", stable("r1", 10), stable("r2", 20))
+    states["b"]["traffic"]["api_blue"] = "r1"
+    assert set(targets(states)) == {"r1", "r2"}
+
+
+def test_a_schema_that_took_something_away_is_refused() -> None:
+    new = stable("r2", 20, "s3", ("s1", "s2", "s3"), contracts=("s2",))
+    assert targets(ledger("r2", stable("r1", 10), new)) == {
+        "r1": "the schema has moved past it: s2 took away what it uses"
+    }
+    # What only added is read by an earlier release, and a contraction that it knows does not matter.
+    assert targets(ledger("r2", stable("r1", 10), stable("r2", 20, "s2", ("s1", "s2")))) == {"r1": ""}
+    assert targets(ledger("r2", stable("r1", 10, "s2", ("s1", "s2")), new)) == {"r1": ""}
+
+
+def test_a_schema_that_the_live_release_does_not_know_is_refused() -> None:
+    found = targets(ledger("r2", stable("r1", 10, "s9", ("s1", "s9")), stable("r2", 20)))
+    assert found == {"r1": "it needs the schema s9, which the live release does not have"}
+
+
+def test_missing_images_are_listed() -> None:
+    services = rollout.plan(wanted(core=OTHER_CORE), {host: empty() for host in "abc"})["record"]["services"]
+    states = ledger("r2", stable("r1", 10, services=services), stable("r2", 20))
+    states["b"]["images"].append(OTHER_CORE)
+    (row,) = rollout.rollback_targets(states)
+    assert row["missing"] == {"a": [OTHER_CORE]} and row["problem"] == ""
+
+
+def test_images_of_a_host_that_does_not_answer_are_not_missed() -> None:
+    services = rollout.plan(wanted(core=OTHER_CORE), {host: empty() for host in "abc"})["record"]["services"]
+    states = ledger("r2", stable("r1", 10, services=services), stable("r2", 20))
+    del states["b"]
+    assert set(rollout.rollback_targets(states)[0]["missing"]) == {"a"}
+
+
+def test_of_several_records_the_one_written_last_counts() -> None:
+    states = ledger("r2", stable("r1", 10))
+    states["b"]["records"] = record("r1", "rolled back", written_at=11) | record("r0", "failed")
+    found = rollout.known_records(states)
+    assert found["r1"]["result"] == "rolled back" and set(found) == {"r0", "r1"}
+
+
+def test_the_live_release() -> None:
+    assert rollout.live_release(ledger("r7")["a"]) == "r7"
+    assert rollout.live_release(empty(traffic={"api": "green_blue", "api_green": "r8", "api_blue": "r7"})) == "r8"
+    assert rollout.live_release(empty()) == ""
+
+
+# Whether the owner of a lock is gone, with real processes.
+
+ME = {"machine": "m1", "boot": "b1"}
+
+
+def lock_of(pid: int, started: str, **more: str) -> dict[str, t.Any]:
+    return {"owner": {"pid": pid, "started": started, **ME, **more}}
+
+
+@pytest.fixture
+def process() -> t.Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"]) as running:
+        yield running
+        running.kill()
+
+
+def test_an_owner_that_lives_is_not_gone(process: subprocess.Popen[bytes]) -> None:
+    started = rollout.process_started(process.pid)
+    assert started.isdecimal() and not rollout.owner_gone(lock_of(process.pid, started), ME)
+
+
+def test_a_dead_owner_and_one_that_nobody_has_collected_are_gone(process: subprocess.Popen[bytes]) -> None:
+    lock = lock_of(process.pid, rollout.process_started(process.pid))
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert os.path.exists(f"/proc/{process.pid}") and rollout.owner_gone(lock, ME)
+    process.wait()
+    assert rollout.process_started(process.pid) == "" and rollout.owner_gone(lock, ME)
+
+
+def test_another_process_of_the_same_number_is_not_the_owner() -> None:
+    assert rollout.owner_gone(lock_of(os.getpid(), "1"), ME)
+
+
+def test_an_owner_of_before_the_last_start_is_gone() -> None:
+    assert rollout.owner_gone(lock_of(os.getpid(), rollout.process_started(os.getpid()), boot="b0"), ME)
+
+
+def test_of_another_machine_nothing_is_known() -> None:
+    assert not rollout.owner_gone(lock_of(os.getpid(), "1", machine="m2", boot="b0"), ME)
+    assert not rollout.owner_gone({}, ME) and not rollout.owner_gone({"owner": {}}, ME)
+
+
+def test_a_name_with_brackets_and_spaces_is_read_well(tmp_path: t.Any) -> None:
+    program = tmp_path / "a ) S 1 (b"
+    program.symlink_to("/bin/sleep")
+    with subprocess.Popen([str(program), "60"]) as running:
+        try:
+            assert rollout.process_started(running.pid).isdecimal()
+            assert int(rollout.process_started(running.pid)) >= int(rollout.process_started(os.getpid()))
+        finally:
+            running.kill()

@@ -1,0 +1,451 @@
+"""The module slot, run as Ansible runs it; the engine, systemd and HAProxy's socket are doubles, the rest is real."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import typing as t
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from ansible_collections.truthgraph.platform.plugins.module_utils import slots, traffic
+from ansible_collections.truthgraph.platform.plugins.module_utils.ledger import Ledger
+from engine_double import EngineDouble, ProxyDouble
+
+BLUE, GREEN = "truthgraph-api-blue", "truthgraph-api-green"
+OLD, NEW = "111111111111", "222222222222"
+KEY = "inference_0123456789ab"
+SECRET = "s3cr3t-which-must-not-show"
+RECORD = {"id": NEW, "result": "pending"}
+
+
+class Service(ThreadingHTTPServer):
+    """Answers every path with a code, and with the release that serves, as HAProxy writes it into each answer."""
+
+    def __init__(self, code: int = 200, release: str = NEW) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.code, self.release = code, release
+        self.codes: dict[str, int] = {}
+        self.asked: list[str] = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        self.server.asked.append(f"{self.command} {self.path} {body}".strip())
+        self.send_response(self.server.codes.get(self.path, self.server.code))
+        self.send_header("X-TruthGraph-Release", self.server.release)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_POST = do_GET
+
+    def log_message(self, *arguments: t.Any) -> None:
+        pass
+
+
+class Host:
+    """A host: its engine, its HAProxy, and what the module is called with."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.root, self.config = home, home / "root", home / "etc"
+        self.engine = EngineDouble(home / "engine")
+        self.map = home / "traffic.map"
+        self.haproxy = ProxyDouble(home / "sock", self.map)
+        self.service = Service()
+        for name in ("systemd-run", "systemctl"):
+            program = self.engine.bin / name
+            # What was there when the undo was armed.
+            keep = f"cp {self.map} {home}/map-then; cp {self.root}/pending.json {home}/pending-then"
+            body = keep if name == "systemd-run" else "true"
+            program.write_text(f'#!/bin/sh\necho "{name} $*" >> {home}/systemd\n{body}\n')
+            program.chmod(0o755)
+        for slot in traffic.SLOTS:
+            self.haproxy.server(f"api_{slot}", f"api_{slot}")
+            self.haproxy.server(f"api_{slot}_{traffic.other(slot)}", f"api_{slot}", check_status="")
+
+    def plan(self, **more: t.Any) -> dict[str, t.Any]:
+        """Return the plan of the API on this host: from blue to green."""
+        plan = {
+            **{"action": "replace", "slot": "green", "live": "blue", "behind": True, "identity": NEW, "drain": 5},
+            **{"port": self.service.server_port, "smoke": {}, "ready": {"path": "/ready", "timeout": 1, "passes": 2}},
+            "container": {"image": "core@sha256:2", "environment": {"A": "1"}},
+            "map": {"api_green": NEW, "egress_green": KEY},
+            "public": {"address": "127.0.0.1", "port": self.service.server_port, "path": "/health"},
+            **more,
+        }
+        directory = str(self.config / "slots" / f"api-{plan['slot']}")
+        place = {"service": "api", "slot": plan["slot"], "fleet": "test", "network": "truthgraph"}
+        return {**plan, "place": {**place, "address": "127.0.0.1", "secrets": directory}}
+
+    def create(self, slot: str, identity: str, status: str = "running", **more: t.Any) -> None:
+        """Have a container in a slot, as an earlier run created it."""
+        plan = self.plan(slot=slot, **more)
+        command = slots.create_command(plan["container"], plan["place"], identity)
+        subprocess.run([self.engine.bin / "docker", *command], check=True)
+        if status != "created":
+            subprocess.run([self.engine.bin / "docker", "start", f"truthgraph-api-{slot}"], check=True)
+        if status == "exited":
+            subprocess.run([self.engine.bin / "docker", "stop", f"truthgraph-api-{slot}"], check=True)
+        (self.engine.home / "commands").unlink()
+
+    def publish(self, **entries: str) -> None:
+        traffic.publish(entries, str(self.map), traffic.Proxy(self.haproxy.path))
+        self.haproxy.commands.clear()
+
+    def serve_old(self) -> None:
+        """Have the old release serve on blue."""
+        self.create("blue", OLD)
+        self.publish(api="blue", api_blue=OLD, egress_blue=KEY)
+
+    def run(self, state: str, plan: dict[str, t.Any] | None = None, **more: t.Any) -> dict[str, t.Any]:
+        paths = {"root": str(self.root), "config": str(self.config), "map": str(self.map), "socket": self.haproxy.path}
+        services = {"api": self.plan() if plan is None else plan}
+        options = {"state": state, "release": NEW, "services": services, "fence": 5, "gid": os.getgid(), "bake": 0.3}
+        result = self.engine.run("slot", **{**options, **paths, "up_timeout": 1, **more})
+        assert SECRET not in json.dumps({name: value for name, value in result.items() if name != "invocation"})
+        return result
+
+    @property
+    def traffic(self) -> dict[str, str]:
+        """Return what the file says, which is what HAProxy has."""
+        found = traffic.read_map(str(self.map))
+        assert found == self.haproxy.maps[str(self.map)]
+        return found
+
+    @property
+    def commands(self) -> list[str]:
+        """Return what the engine was asked to do, without questions."""
+        log = self.engine.home / "commands"
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [line for line in lines if not line.startswith("container ")]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> t.Iterator[Host]:
+    host = Host(tmp_path)
+    yield host
+    host.haproxy.shutdown()
+    host.haproxy.server_close()
+    host.service.shutdown()
+    host.service.server_close()
+
+
+# Prepare.
+
+
+def test_a_slot_is_prepared(host: Host) -> None:
+    host.serve_old()
+    secrets = {"api": {"release": {"TOKEN": SECRET}, "current": {"DATABASE_URL": "postgresql://x"}}}
+    plan = host.plan(smoke={"path": "/search", "timeout": 5, "body": {"q": "x"}})
+    result = host.run("prepared", plan, secrets=secrets, records=[RECORD], journal=[{"event": "deploy"}])
+    assert result["changed"] and not result.get("failed")
+    assert host.engine.containers == {BLUE: "running", GREEN: "running"}
+    # No request goes there yet, but the proxy can check it.
+    assert host.traffic == {"api": "blue", "api_blue": OLD, "api_green": NEW, "egress_blue": KEY, "egress_green": KEY}
+    assert host.service.asked == ["GET /ready", "GET /ready", 'POST /search {"q": "x"}']
+    slot, kept = host.config / "slots" / "api-green", host.config / "releases" / NEW / "api"
+    assert sorted(os.listdir(slot)) == ["DATABASE_URL", "TOKEN"] and (slot / "TOKEN").read_text() == SECRET
+    # What is never rolled back is not kept with the release.
+    assert os.listdir(kept) == ["TOKEN"]
+    assert Ledger(str(host.root)).records()[0][NEW]["result"] == "pending"
+    assert [entry["event"] for entry in Ledger(str(host.root)).journal()] == ["deploy"]
+    assert SECRET not in (host.engine.home / "commands").read_text()
+
+
+def test_a_prepared_slot_is_left_alone(host: Host) -> None:
+    host.serve_old()
+    host.run("prepared")
+    before = host.commands
+    result = host.run("prepared")
+    assert host.commands == before and [action.split(" after")[0] for action in result["actions"]] == [f"{GREEN} ready"]
+
+
+def test_what_is_never_ready_fails_with_its_log(host: Host) -> None:
+    host.serve_old()
+    host.service.code = 503
+    result = host.run("prepared")
+    assert result["failed"] and f"The container {GREEN} was not ready" in result["msg"]
+    assert result["msg"].endswith(f"last line of {GREEN}")
+    assert host.traffic["api"] == "blue" and host.engine.containers[BLUE] == "running"
+    assert not (host.root / "pending.json").exists()
+
+
+def test_a_failed_trial_request_fails(host: Host) -> None:
+    host.serve_old()
+    host.service.codes["/search"] = 500
+    result = host.run("prepared", host.plan(smoke={"path": "/search", "timeout": 5, "body": {}}))
+    assert result["failed"] and "its trial request failed: POST /search answered 500" in result["msg"]
+    assert host.traffic["api"] == "blue"
+
+
+def test_the_same_kept_container_is_started_again(host: Host) -> None:
+    host.serve_old()
+    host.create("green", NEW, "exited")
+    assert host.run("prepared")["actions"][0] == f"{GREEN} started"
+    assert host.commands == [f"start {GREEN}"]
+
+
+@pytest.mark.parametrize(("identity", "container"), [(OLD, {}), (NEW, {"container": {"image": "by-hand"}})])
+def test_another_kept_container_is_created_anew(host: Host, identity: str, container: dict[str, t.Any]) -> None:
+    host.serve_old()
+    host.create("green", identity, "exited", **container)
+    assert host.run("prepared")["actions"][0] == f"{GREEN} created and started"
+    assert [command.split(" --")[0] for command in host.commands] == ["rm", "create", f"start {GREEN}"]
+
+
+def test_other_secrets_restart_a_running_container(host: Host) -> None:
+    host.serve_old()
+    host.create("green", NEW)
+    host.run("prepared", secrets={"api": {"release": {"TOKEN": SECRET}}})
+    assert host.commands == [f"stop {GREEN}", f"start {GREEN}"]
+
+
+def test_a_return_uses_the_secrets_that_were_kept(host: Host) -> None:
+    host.serve_old()
+    kept = host.config / "releases" / NEW / "api"
+    kept.mkdir(parents=True)
+    (kept / "TOKEN").write_text(SECRET)
+    host.run("prepared", secrets={"api": {"current": {"DATABASE_URL": "new"}}})
+    slot = host.config / "slots" / "api-green"
+    assert (slot / "TOKEN").read_text() == SECRET and (slot / "DATABASE_URL").read_text() == "new"
+
+
+def test_a_secret_that_cannot_be_used_is_named(host: Host) -> None:
+    host.serve_old()
+    result = host.run("prepared", secrets={"api": {"release": {"NOT A NAME": SECRET}}})
+    assert result["failed"] and "'NOT A NAME' cannot be the name of a secret" in result["msg"]
+    assert host.commands == []
+
+
+def test_what_is_kept_is_not_started(host: Host) -> None:
+    host.serve_old()
+    plan = host.plan(action="keep", slot="blue", map={"api_blue": OLD, "egress_blue": KEY})
+    for state in ("prepared", "committed"):
+        result = host.run(state, plan)
+        assert not result["changed"] and host.commands == [] and host.service.asked == []
+
+
+# Fences and check mode.
+
+
+@pytest.mark.parametrize("state", ["prepared", "committed", "settled", "undone"])
+def test_an_outdated_fence_is_refused(host: Host, state: str) -> None:
+    host.serve_old()
+    host.root.mkdir()
+    (host.root / "fence-seen").write_text("6\n")
+    result = host.run(state, records=[RECORD])
+    assert result["failed"] and "This run's lock is outdated" in result["msg"]
+    assert host.commands == [] and host.haproxy.commands == [] and Ledger(str(host.root)).records()[0] == {}
+
+
+@pytest.mark.parametrize("state", ["prepared", "committed", "settled", "undone"])
+def test_check_mode_does_nothing(host: Host, state: str) -> None:
+    host.serve_old()
+    result = host.run(state, records=[RECORD], _ansible_check_mode=True)
+    assert not result["changed"] and result["actions"] == []
+    assert host.commands == [] and host.haproxy.commands == [] and not host.root.exists()
+
+
+# Commit.
+
+
+def prepared(host: Host) -> None:
+    """Have the new release prepared on green."""
+    host.serve_old()
+    host.create("green", NEW)
+    host.publish(**host.traffic, api_green=NEW, egress_green=KEY)
+
+
+def test_a_switch(host: Host) -> None:
+    prepared(host)
+    result = host.run("committed")
+    assert result["actions"] == ["switched"] and result["switched_at"] > 0
+    assert host.traffic["api"] == "green_blue" and host.engine.containers == {BLUE: "running", GREEN: "running"}
+    assert result["watched"]["errors"] == 0 and result["watched"]["seconds"] >= 0.3
+    assert host.commands == [f"update --restart unless-stopped {GREEN}"]
+    assert host.service.asked == ["GET /health"]
+
+
+def test_the_undo_is_armed_before_the_switch(host: Host) -> None:
+    prepared(host)
+    before = host.traffic
+    host.run("committed", undo_after=77)
+    assert traffic.read_map(str(host.home / "map-then")) == before
+    note = json.loads((host.home / "pending-then").read_text())
+    assert (note["restore"], note["release"], note["fence"]) == ({"api": "blue"}, NEW, 5)
+    assert "--on-active=77.0s" in (host.home / "systemd").read_text()
+    # And stays so until it is confirmed.
+    assert json.loads((host.root / "pending.json").read_text()) == note
+
+
+def test_a_switch_that_was_made_is_left_alone(host: Host) -> None:
+    prepared(host)
+    host.run("committed")
+    host.haproxy.commands.clear()
+    result = host.run("committed")
+    assert not result["changed"] and "switched_at" not in result
+    assert not any(command.startswith("commit") for command in host.haproxy.commands)
+
+
+def test_nothing_is_put_behind_where_nothing_serves(host: Host) -> None:
+    prepared(host)
+    host.run("committed", host.plan(behind=False))
+    assert host.traffic["api"] == "green"
+
+
+@pytest.mark.parametrize("field", ["hrsp_5xx", "econ", "eresp", "wredis"])
+def test_errors_switch_back_at_once(host: Host, field: str) -> None:
+    prepared(host)
+    host.haproxy.server("api_green_blue", "api_green", stot=1000, **{field: 500})
+
+    def requests_fail() -> None:
+        host.haproxy.server("api_green_blue", "api_green", stot=1100, **{field: 520})
+
+    host.haproxy.committed = requests_fail
+    result = host.run("committed", bake=15)
+    assert result["failed"] and "20 of 100 requests failed on it" in result["msg"] and result["seconds"] < 10
+    assert result["msg"].endswith(f"last line of {GREEN}") and result["watched"]["errors"] == 20
+    assert host.traffic["api"] == "blue" and result["actions"] == ["switched", "switched back"]
+    assert not (host.root / "pending.json").exists()
+
+
+@pytest.mark.parametrize(("total", "failed"), [(1100, 502), (1000 + 10000, 520)])
+def test_few_errors_are_borne(host: Host, total: int, failed: int) -> None:
+    prepared(host)
+    host.haproxy.server("api_green_blue", "api_green", stot=1000, hrsp_5xx=500)
+    host.haproxy.committed = lambda: host.haproxy.server("api_green_blue", "api_green", stot=total, hrsp_5xx=failed)
+    result = host.run("committed")
+    assert not result.get("failed") and host.traffic["api"] == "green_blue"
+    assert result["watched"]["requests"] == total - 1000 and result["watched"]["errors"] == failed - 500
+
+
+def test_a_failing_check_switches_back(host: Host) -> None:
+    prepared(host)
+    host.haproxy.committed = lambda: host.haproxy.server("api_green", "api_green", status="DOWN", check_status="L4CON")
+    result = host.run("committed", bake=15)
+    assert "HAProxy's check of it fails" in result["msg"] and host.traffic["api"] == "blue"
+
+
+def test_the_wrong_release_in_front_switches_back(host: Host) -> None:
+    prepared(host)
+    host.service.release = OLD
+    result = host.run("committed", bake=15)
+    assert f"the public path answers the release {OLD}" in result["msg"] and host.traffic["api"] == "blue"
+
+
+def test_a_public_path_without_an_answer_switches_back(host: Host) -> None:
+    prepared(host)
+    plan = host.plan(public={"address": "127.0.0.1", "port": 1, "path": "/health"})
+    result = host.run("committed", plan, bake=15)
+    assert "the public path does not answer" in result["msg"] and host.traffic["api"] == "blue"
+
+
+def test_what_haproxy_does_not_find_up_is_not_switched_to(host: Host) -> None:
+    prepared(host)
+    host.haproxy.server("api_green", "api_green", check_status="INI")
+    result = host.run("committed", up_timeout=0.3)
+    assert "HAProxy does not find api_green up" in result["msg"] and host.traffic["api"] == "blue"
+    assert not (host.root / "pending.json").exists() and not (host.home / "systemd").exists()
+
+
+# Settle.
+
+
+def test_a_switch_is_settled(host: Host) -> None:
+    prepared(host)
+    host.run("committed")
+    result = host.run("settled", records=[{**RECORD, "result": "stable"}])
+    assert result["actions"][0] == "confirmed" and f"{BLUE} stopped" in result["actions"]
+    assert host.traffic == {"api": "green", "api_green": NEW, "egress_green": KEY}
+    # Kept, and not started by the engine.
+    assert host.engine.containers == {BLUE: "exited", GREEN: "running"}
+    assert host.commands[-2:] == [f"update --restart no {BLUE}", f"stop {BLUE}"]
+    assert not (host.root / "pending.json").exists()
+    assert Ledger(str(host.root)).records()[0][NEW]["result"] == "stable"
+    assert not host.run("settled")["changed"]
+
+
+def test_what_served_before_finishes_its_requests(host: Host) -> None:
+    prepared(host)
+    host.run("committed")
+    host.haproxy.server("api_blue", "api_blue", scur=1)
+    threading.Timer(2, lambda: host.haproxy.server("api_blue", "api_blue", scur=0)).start()
+    assert 1 < host.run("settled")["seconds"] < 5
+    assert host.engine.containers[BLUE] == "exited"
+
+
+def test_a_request_that_does_not_end_is_not_waited_for(host: Host) -> None:
+    prepared(host)
+    host.run("committed")
+    host.haproxy.server("api_blue", "api_blue", scur=1)
+    assert host.run("settled", host.plan(drain=1))["seconds"] < 5
+    assert host.engine.containers[BLUE] == "exited"
+
+
+# Undo.
+
+
+def test_a_prepared_release_is_undone(host: Host) -> None:
+    host.serve_old()
+    before = host.traffic
+    host.run("prepared", secrets={"api": {"release": {"TOKEN": SECRET}}})
+    result = host.run("undone")
+    assert result["actions"] == [f"{GREEN} removed", "api is served by blue"]
+    assert host.engine.containers == {BLUE: "running"} and host.traffic == before
+    assert not (host.config / "slots" / "api-green").exists()
+    assert not host.run("undone")["changed"]
+
+
+def test_a_switched_release_is_undone(host: Host) -> None:
+    prepared(host)
+    host.run("committed")
+    result = host.run("undone")
+    assert result["actions"][:2] == ["switched back", f"{GREEN} removed"]
+    assert host.traffic == {"api": "blue", "api_blue": OLD, "egress_blue": KEY}
+    assert host.engine.containers == {BLUE: "running"} and os.listdir(host.root).count("undone.json") == 0
+
+
+def test_a_release_is_undone_by_the_names_of_its_services(host: Host) -> None:
+    prepared(host)
+    host.run("committed")
+    assert host.run("undone", {})["actions"][:2] == ["switched back", f"{GREEN} removed"]
+    assert host.traffic["api"] == "blue"
+
+
+def test_the_slot_that_is_kept_stopped_stays(host: Host) -> None:
+    host.serve_old()
+    host.create("green", "000000000000", "exited")
+    result = host.run("undone")
+    assert result["actions"] == [] and host.engine.containers == {BLUE: "running", GREEN: "exited"}
+
+
+def test_what_the_undone_release_left_stopped_goes(host: Host) -> None:
+    host.serve_old()
+    host.create("green", NEW, "created")
+    assert host.run("undone")["actions"] == [f"{GREEN} removed"]
+
+
+def test_a_first_release_is_undone_to_nothing(host: Host) -> None:
+    host.create("blue", NEW)
+    host.publish()
+    plan = host.plan(slot="blue", live="", behind=False, map={"api_blue": NEW, "egress_blue": KEY})
+    host.run("prepared", plan)
+    host.run("committed", plan)
+    assert host.traffic["api"] == "blue"
+    result = host.run("undone", plan)
+    assert result["actions"][:2] == ["switched back", f"{BLUE} removed"]
+    assert host.traffic == {} and host.engine.containers == {}
+
+
+def test_an_undo_without_haproxy_leaves_the_truth_in_the_file(host: Host) -> None:
+    prepared(host)
+    host.run("committed")
+    result = host.run("undone", socket=str(host.home / "nobody"))
+    assert result["actions"][0] == "switched back"
+    assert traffic.read_map(str(host.map)) == {"api": "blue", "api_blue": OLD, "egress_blue": KEY}
