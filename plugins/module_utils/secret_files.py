@@ -56,7 +56,7 @@ def read(directory: str) -> dict[str, bytes]:
 def write(directory: str, secrets: dict[str, bytes], gid: int) -> bool:
     """Make a directory hold exactly these secrets; return whether anything was to be done.
 
-    It is written beside its place and renamed there. A container that has the earlier directory mounted keeps that one.
+    It is written beside its place and renamed there, so a reader finds the earlier secrets or the new ones.
     """
     base = os.path.dirname(directory)
     os.makedirs(base, mode=0o700, exist_ok=True)
@@ -76,9 +76,12 @@ def write(directory: str, secrets: dict[str, bytes], gid: int) -> bool:
             os.fsync(file.fileno())
     os.chown(beside, -1, gid)
     os.chmod(beside, DIRECTORY_MODE)
+    # A container has the earlier directory mounted, or none has; a crash leaves it whole, under one name or the other.
+    earlier = tempfile.mkdtemp(prefix=UNFINISHED, dir=base)
     if os.path.isdir(directory):
-        shutil.rmtree(directory)
+        os.rename(directory, earlier)
     os.rename(beside, directory)
+    shutil.rmtree(earlier)
     return True
 
 

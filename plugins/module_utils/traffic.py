@@ -106,10 +106,10 @@ class Proxy:
 
     @property
     def answers(self) -> bool:
-        """Say whether HAProxy is there."""
+        """Say whether HAProxy is there. One that is there and does not answer is an OSError: its map is not known."""
         try:
             return bool(self.command("show version"))
-        except OSError:
+        except (ConnectionRefusedError, FileNotFoundError):
             return False
 
     def load(self, path: str, entries: dict[str, str]) -> None:
@@ -130,7 +130,8 @@ class Proxy:
     def up(self, slot: str) -> bool:
         """Say whether HAProxy's own check has a slot such as `api_blue` up, by an answer and not by assumption."""
         row = self.servers().get((slot, slot), {})
-        return row.get("status", "").startswith("UP") and row.get("check_status", "") in ("L7OK", "L7OKC")
+        # While the next check is under way, HAProxy puts "* " before the result of the last one.
+        return row.get("status", "").startswith("UP") and row.get("check_status", "").lstrip("* ") in ("L7OK", "L7OKC")
 
     def sessions(self, server: str) -> int:
         """Return how many requests a server has in hand, over all backends in which it stands."""
@@ -190,15 +191,22 @@ def arm(restore: dict[str, str], release: str, fence: int, seconds: float, root:
     """
     note = {"restore": restore, "release": release, "fence": fence, "armed_at": time.time(), "seconds": seconds}
     forget(root)
-    write_atomically(pending_path(root), json.dumps(note) + "\n")
+    # An earlier timer could take the new note for its own.
     _stop_timer()
-    subprocess.run(
-        ["systemd-run", f"--unit={UNIT}", "--collect", "--quiet", f"--on-active={seconds}s"]
-        + ["--timer-property=AccuracySec=100ms", "/usr/bin/python3", PROGRAM, "undo", "no confirmation came in time"],
-        check=True,
-        capture_output=True,
-        timeout=30,
-    )
+    write_atomically(pending_path(root), json.dumps(note) + "\n")
+    try:
+        subprocess.run(
+            ["systemd-run", f"--unit={UNIT}", "--collect", "--quiet", f"--on-active={seconds}s"]
+            + ["--timer-property=AccuracySec=100ms", "/usr/bin/python3", PROGRAM, "undo", "no confirmation came in time"],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        os.unlink(pending_path(root))
+        reason = str(getattr(error, "stderr", "") or error).strip()
+        raise OSError(f"This host cannot arm its self-undo, so nothing was switched: {reason}") from error
 
 
 def disarm(root: str = ROOT) -> bool:

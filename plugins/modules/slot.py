@@ -17,7 +17,7 @@ options:
   state:
     description:
       - V(prepared) starts the containers of the idle slots and waits until each has proved itself. No request goes there
-        yet. If one does not, the idle slots are removed and the module fails.
+        yet. If one does not, the module fails; V(undone) removes them.
       - V(committed) arms the host's self-undo, lets the prepared slots serve, and watches them for O(bake) seconds. If
         they make errors, the host switches back at once and the module fails.
       - V(settled) confirms the switch, lets the earlier slots finish their requests, and stops them. They are kept.
@@ -171,7 +171,7 @@ class Host:
         self.actions: list[str] = []
         self.answers: dict[str, t.Any] = {}
 
-    # The services in their order: the API is proved against the inference service.
+    # The order in which they start: the API is proved against the inference service. They end in the other order.
     @property
     def services(self) -> list[tuple[str, dict[str, t.Any]]]:
         """Return the services of this host with their plans, inference first."""
@@ -229,9 +229,11 @@ class Host:
             current = secret_files.checked(given.get("current") or {})
         except ValueError as error:
             raise Failed(str(error)) from None
-        if not own and not current:
-            return False
         directory = slots.secrets_directory(self.parameters["config"], service, slot)
+        if not own and not current:
+            there = os.path.isdir(directory)
+            shutil.rmtree(directory, ignore_errors=True)
+            return there
         return secret_files.write(directory, {**own, **current}, self.parameters["gid"])
 
     def start(self, service: str, plan: dict[str, t.Any], secrets_changed: bool) -> None:
@@ -343,8 +345,11 @@ class Host:
         seconds = round(time.monotonic() - began, 2)
         self.answers["watched"] = {"requests": requests, "errors": errors, "seconds": seconds}
         if problem:
-            traffic.undo(problem, self.parameters["root"], self.parameters["map"], self.proxy)
-            self.actions.append("switched back")
+            try:
+                traffic.undo(problem, self.parameters["root"], self.parameters["map"], self.proxy)
+                self.actions.append("switched back")
+            except OSError as error:
+                problem += f"; and it could not be switched back at once ({error}), so the host tries again by itself"
             name = slots.container_name("api", plan["slot"])
             lines = readiness.log_without_questions(self.docker, name, plan["ready"]["path"], 30)
             log = "\n".join(lines) or "(it wrote nothing)"
@@ -372,7 +377,7 @@ class Host:
         if traffic.disarm(self.parameters["root"]):
             self.actions.append("confirmed")
         traffic.forget(self.parameters["root"])
-        for name, plan in self.services:
+        for name, plan in reversed(self.services):
             entries = self.map()
             slot = traffic.front(entries.get(name, ""))
             idle = traffic.other(slot)
@@ -407,7 +412,7 @@ class Host:
         if traffic.undo("the rollout failed", self.parameters["root"], self.parameters["map"], self.proxy):
             self.actions.append("switched back")
         traffic.forget(self.parameters["root"])
-        for name, plan in self.services:
+        for name, plan in reversed(self.services):
             entries = self.map()
             slot = traffic.front((note or {}).get("restore", {}).get(name, "") or entries.get(name, ""))
             if plan.get("action") == "keep":
@@ -477,7 +482,7 @@ def main() -> None:
                 host.remember()
         except Outdated as error:
             problem = f"This run's lock is outdated: {error}. Another run has taken over; let it finish."
-        except (Failed, OSError) as error:
+        except (Failed, OSError, ValueError) as error:
             problem = str(error)
     seconds = round(time.monotonic() - began, 2)
     if problem:

@@ -75,10 +75,39 @@ def _number(release: str) -> int:
     return int(release.partition(".")[2] or 1)
 
 
-def inference_key(target: dict[str, t.Any]) -> str:
-    """Return the name by which an API asks for exactly the inference service of its release."""
+def inference_base(target: dict[str, t.Any]) -> str:
+    """Return what images and configuration make of the name by which an API asks for its inference service."""
     containers = [entry["container"] for entry in target["services"].get("inference", {}).values()]
     return "inference_" + slots.digest(sorted({slots.digest(container) for container in containers}))
+
+
+def inference_key(target: dict[str, t.Any], states: dict[str, State]) -> str:
+    """Return the name by which an API asks for exactly the inference service of its release.
+
+    Where what has this name must be replaced all the same (other secrets, changed by hand), the successor gets a name of its
+    own: a name never leads to another container while somebody asks for it.
+    """
+    base = inference_base(target)
+    fitting, misfit = set(), False
+    for host, entry in target["services"].get("inference", {}).items():
+        if host in states:
+            found = container_in(states[host], "inference", live_slot(states[host], "inference"))
+            if found and _runs_as_wanted(entry, states[host], "inference", found):
+                fitting.add(found["identity"])
+            elif serves(found):
+                misfit = True
+    routed = {key for state in states.values() for key in state["traffic"] if key.partition(".")[0] == base}
+    candidates = {name for name in fitting if name.partition(".")[0] == base} or routed
+    if not misfit and len(candidates) == 1:
+        return candidates.pop()
+    return f"{base}.{max(map(_number, routed)) + 1}" if routed else base
+
+
+def _runs_as_wanted(entry: dict[str, t.Any], state: State, service: str, found: dict[str, t.Any]) -> bool:
+    """Say whether a container would be run in just the same way again, with the same secrets."""
+    slot = found["slot"]
+    secrets = state["secrets"].get(service, {"slots": {slot: True}})["slots"][slot]
+    return secrets and found["run"] == slots.run_digest(entry["container"], entry["places"][slot])
 
 
 def container_in(state: State, service: str, slot: str) -> dict[str, t.Any]:
@@ -114,7 +143,7 @@ def plan(target: dict[str, t.Any], states: dict[str, State]) -> dict[str, t.Any]
     The answer holds `release`, `inference` (its key), `changes` (whether anything differs), `record` for the ledger, and
     `hosts`: by host and service what the module slot wants to know.
     """
-    key = inference_key(target)
+    key = inference_key(target, states)
     release = target.get("id") or release_id(target, states)
     hosts: dict[str, dict[str, t.Any]] = {}
     for service, entries in target["services"].items():
@@ -141,15 +170,10 @@ def plan(target: dict[str, t.Any], states: dict[str, State]) -> dict[str, t.Any]
 
 def _service_plan(service: str, entry: dict[str, t.Any], state: State, identity: str, key: str) -> dict[str, t.Any]:
     live = live_slot(state, service)
-    found = container_in(state, service, live)
-    same = (
-        bool(live)
-        and found.get("identity") == identity
-        and found.get("run") == slots.run_digest(entry["container"], entry["places"][live])
-        and state["secrets"].get(service, {"slots": {live: True}})["slots"][live]
-    )
-    routed = service == "api" or state["traffic"].get(key) == live
-    if same and routed:
+    found = container_in(state, service, live) if live else {}
+    # The API asks for the inference service of its release, and the inference host knows that name.
+    routed = state["traffic"].get(f"egress_{live}") == key if service == "api" else state["traffic"].get(key) == live
+    if found and routed and found["identity"] == identity and _runs_as_wanted(entry, state, service, found):
         action, slot = ("keep" if serves(found) else "repair"), live
     else:
         action, slot = "replace", traffic.other(live)
@@ -184,17 +208,21 @@ def leftovers(states: dict[str, State], lock_host: str) -> dict[str, t.Any]:
             if live_slot(state, service) and container_in(state, service, idle).get("state") == "running":
                 why.append(f"{host} still runs {slots.container_name(service, idle)}")
     records = states.get(lock_host, {}).get("records", {})
-    open_records = [record for record in records.values() if record.get("result") in ("pending", "committed")]
-    open_records.sort(key=lambda record: record.get("started_at", 0))
-    why += [f"{record['id']} is {record['result']} in the ledger" for record in open_records]
-    committed = [record["id"] for record in open_records if record["result"] == "committed"]
-    release = (committed or [record["id"] for record in open_records] or [""])[-1]
+    unfinished = sorted(
+        (record for record in records.values() if record.get("result") in ("pending", "committed")),
+        key=lambda record: record.get("started_at", 0),
+    )
+    why += [f"{record['id']} is {record['result']} in the ledger" for record in unfinished]
+    # The lock host's record is the decision: with it the release is finished, without it undone.
     noted = [state[name]["release"] for state in states.values() for name in ("pending", "undone") if state[name]]
-    return {
-        "what": "nothing" if not why else "finish" if committed else "undo",
-        "release": release or (noted or ["unknown"])[0],
-        "why": why,
-    }
+    decided = [record["id"] for record in unfinished if record["result"] == "committed"]
+    decided += [release for release in noted if records.get(release, {}).get("result") == "stable"]
+    if not decided and not unfinished and not noted:
+        # Killed while it settled: what serves has been decided on, and only something idle is left.
+        stable = [record for record in records.values() if record.get("result") == "stable"]
+        decided = [record["id"] for record in sorted(stable, key=lambda record: record.get("activated_at", 0))[-1:]]
+    release = (decided or [record["id"] for record in unfinished] or noted or ["unknown"])[-1]
+    return {"what": "nothing" if not why else "finish" if decided else "undo", "release": release, "why": why}
 
 
 def owner_gone(lock: dict[str, t.Any], me: dict[str, t.Any]) -> bool:
@@ -226,10 +254,10 @@ def known_records(states: dict[str, State]) -> dict[str, dict[str, t.Any]]:
     return found
 
 
-def missing_images(record: dict[str, t.Any], states: dict[str, State]) -> dict[str, list[str]]:
+def missing_images(target: dict[str, t.Any], states: dict[str, State]) -> dict[str, list[str]]:
     """Return which images of a release are not on the hosts that would run them."""
     missing: dict[str, list[str]] = {}
-    for entries in record["services"].values():
+    for entries in target["services"].values():
         for host, entry in entries.items():
             image = entry["container"]["image"]
             if host in states and image not in states[host]["images"]:
@@ -237,7 +265,9 @@ def missing_images(record: dict[str, t.Any], states: dict[str, State]) -> dict[s
     return missing
 
 
-def rollback_targets(states: dict[str, State]) -> list[dict[str, t.Any]]:
+def rollback_targets(
+    states: dict[str, State], descriptions: dict[str, dict[str, t.Any]]
+) -> list[dict[str, t.Any]]:
     """Return the releases that can be returned to, the one that served last first; `problem` says why one cannot be."""
     live = {live_release(state) for state in states.values() if live_slot(state, "api")}
     records = known_records(states)
@@ -245,12 +275,10 @@ def rollback_targets(states: dict[str, State]) -> list[dict[str, t.Any]]:
     for release, record in records.items():
         if live == {release}:
             continue
-        problem = ""
-        if not record.get("stable_at"):
-            problem = f"it was never stable ({record.get('result', 'unknown')})"
+        if record.get("stable_at"):
+            problem = schema_problem(record, list(records.values()))
         else:
-            needed = schema_problem(record, [records[one] for one in live if one in records])
-            problem = needed or ""
+            problem = f"it was never stable ({record.get('result', 'unknown')})"
         rows.append(
             {
                 "release": release,
@@ -258,26 +286,26 @@ def rollback_targets(states: dict[str, State]) -> list[dict[str, t.Any]]:
                 "revision": record.get("revision", ""),
                 "stable_at": record.get("stable_at", 0),
                 "activated_at": record.get("activated_at", record.get("stable_at", 0)),
-                "missing": missing_images(record, states),
+                "missing": missing_images(target_of(record, descriptions), states),
                 "problem": problem,
             }
         )
     return sorted(rows, key=lambda row: (row["activated_at"], row["release"]), reverse=True)
 
 
-def schema_problem(record: dict[str, t.Any], live: list[dict[str, t.Any]]) -> str:
-    """Say why a release cannot live with the database as the live releases have left it; empty if it can.
+def schema_problem(record: dict[str, t.Any], records: list[dict[str, t.Any]]) -> str:
+    """Say why a release cannot live with the database as all releases have left it; empty if it can.
 
-    Migrations add, so an earlier release reads a later schema; all but those that say `contract = True`, which take away what
-    earlier releases use.
+    Migrations add, so an earlier release reads a later schema; all but those that say `contract = True`, which take away
+    what earlier releases use. No rollback takes a migration back, so what any release has migrated stands.
     """
-    known = set(record.get("schema", {}).get("known", []))
-    for present in live:
-        schema = present.get("schema", {})
-        contracted = sorted(set(schema.get("contracts", [])) - known)
-        if contracted:
-            return f"the schema has moved past it: {', '.join(contracted)} took away what it uses"
-        unknown = sorted(set(record.get("schema", {}).get("after", [])) - set(schema.get("known", [])))
-        if schema.get("known") and unknown:
-            return f"it needs the schema {', '.join(unknown)}, which the live release does not have"
+    schema = record.get("schema", {})
+    others = [one["schema"] for one in records if one.get("schema", {}).get("known")]
+    contracted = {revision for one in others for revision in one.get("contracts", [])} - set(schema.get("known", []))
+    if contracted:
+        return f"the schema has moved past it: {', '.join(sorted(contracted))} took away what it uses"
+    applied = {revision for one in others for revision in one["known"]}
+    unknown = set(schema.get("after", [])) - applied
+    if applied and unknown:
+        return f"it needs the schema {', '.join(sorted(unknown))}, which the database does not have"
     return ""
