@@ -10,7 +10,7 @@ short_description: Read what a host runs, keeps and was left with
 version_added: 0.1.0
 description:
   - Answers the fleet's containers, which slot serves, the ledger, the lock, and what an interrupted run has left.
-  - Changes nothing.
+  - Changes nothing, except that it takes the fleet's lock if O(lock) asks for it and it is free.
 options:
   fleet:
     description: Name of the fleet; only its containers are answered.
@@ -46,6 +46,13 @@ options:
     description: Numeric group of the containers' user.
     type: int
     default: 10001
+  lock:
+    description:
+      - Takes the lock before anything is read, so that what is read stays true. With C(owner), C(action) and C(lease), as in
+        M(truthgraph.platform.release_lock).
+      - Somebody else's lock is no failure here; RV(fence) is 0 then.
+    type: dict
+    default: {}
   journal:
     description: How many of the journal's last entries to answer.
     type: int
@@ -53,7 +60,7 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Nothing is changed.
+    description: The lock is not taken.
   diff_mode:
     support: none
     description: Nothing is changed.
@@ -113,6 +120,10 @@ lock:
   description: The lock, if this host has it; otherwise empty.
   returned: always
   type: dict
+fence:
+  description: Fencing number of the lock, if it was taken; otherwise 0.
+  returned: always
+  type: int
 pending:
   description: A switch that nobody has confirmed yet; otherwise empty.
   returned: always
@@ -142,7 +153,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.truthgraph.platform.plugins.module_utils import secret_files, slots, traffic
 from ansible_collections.truthgraph.platform.plugins.module_utils.docker_cli import DockerCli
-from ansible_collections.truthgraph.platform.plugins.module_utils.ledger import Ledger, Lock
+from ansible_collections.truthgraph.platform.plugins.module_utils.ledger import Held, Ledger, Lock
 
 
 def containers(docker: DockerCli, fleet: str) -> list[dict[str, t.Any]]:
@@ -179,6 +190,16 @@ def compare_secrets(parameters: dict[str, t.Any]) -> dict[str, t.Any]:
     return answer
 
 
+def take(lock: Lock, wanted: dict[str, t.Any]) -> int:
+    """Take the lock if that is wanted and it is free; return its fencing number, or 0."""
+    if not wanted:
+        return 0
+    try:
+        return lock.acquire(wanted["owner"], wanted["action"], float(wanted["lease"]), time.time())[0]
+    except Held:
+        return 0
+
+
 def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
@@ -191,11 +212,14 @@ def main() -> None:
             "map": {"type": "path", "default": "/etc/truthgraph/proxy/traffic.map"},
             "socket": {"type": "path", "default": "/run/haproxy/admin.sock"},
             "gid": {"type": "int", "default": 10001},
+            "lock": {"type": "dict", "default": {}},
             "journal": {"type": "int", "default": 20},
         },
         supports_check_mode=True,
     )
     root = module.params["root"]
+    lock = Lock(root)
+    fence = 0 if module.check_mode else take(lock, module.params["lock"])
     docker = DockerCli(module)
     engine = docker.present and docker.try_run("version")[0] == 0
     ledger = Ledger(root)
@@ -214,7 +238,8 @@ def main() -> None:
         records=records,
         damaged=damaged,
         journal=ledger.journal(module.params["journal"]),
-        lock=Lock(root).read() or {},
+        lock=lock.read() or {},
+        fence=fence,
         pending=traffic.read_json(traffic.pending_path(root)) or {},
         undone=traffic.read_json(traffic.undone_path(root)) or {},
         secrets=secrets,

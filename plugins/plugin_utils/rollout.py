@@ -29,9 +29,23 @@ def target(
     for host, described in descriptions.items():
         for service, entry in described.items():
             container = {**entry["container"], "image": images[IMAGES[service]]}
-            services.setdefault(service, {})[host] = {**entry, "container": container}
+            services.setdefault(service, {})[host] = {**placed(service, entry), "container": container}
     used = {IMAGES[service]: images[IMAGES[service]] for service in services}
     return {"topology": topology, "images": used, "revision": revision, "version": version, "services": services}
+
+
+def placed(service: str, description: dict[str, t.Any]) -> dict[str, t.Any]:
+    """Return a service's description with the places of its two slots, as `slots.run_options` wants them."""
+    place = description["place"]
+    places = {
+        slot: {
+            **{"service": service, "slot": slot, "fleet": place["fleet"], "network": place["network"], "address": address},
+            "environment": place["environments"].get(slot, {}),
+            "secrets": f"{place['secrets']}/{service}-{slot}" if place["secrets"] else "",
+        }
+        for slot, address in place["addresses"].items()
+    }
+    return {**description, "places": places}
 
 
 def target_of(record: dict[str, t.Any], descriptions: dict[str, dict[str, t.Any]]) -> dict[str, t.Any]:
@@ -41,7 +55,8 @@ def target_of(record: dict[str, t.Any], descriptions: dict[str, dict[str, t.Any]
         for service, entry in described.items():
             kept = record["services"].get(service, {})
             if kept:
-                services.setdefault(service, {})[host] = {**entry, **kept.get(host, next(iter(kept.values())))}
+                own = kept.get(host, next(iter(kept.values())))
+                services.setdefault(service, {})[host] = {**placed(service, entry), **own}
     return {**{name: record[name] for name in ("id", "topology", "images", "revision", "version")}, "services": services}
 
 

@@ -14,20 +14,17 @@ from ansible_collections.truthgraph.platform.plugins.plugin_utils import rollout
 CORE = "registry.example.org:5000/truthgraph/core@sha256:" + "c" * 64
 ML = "registry.example.org:5000/truthgraph/ml@sha256:" + "d" * 64
 OTHER_CORE = CORE.replace("c" * 64, "e" * 64)
+OTHER_ML = ML.replace("d" * 64, "f" * 64)
 
 
 def described(service: str, number: int, **container: t.Any) -> dict[str, t.Any]:
     """Return what a role says of a service on one host."""
-    places = {
-        slot: {
-            **{"service": service, "slot": slot, "fleet": "test", "network": "truthgraph"},
-            "address": f"172.30.{number}.{10 + index}",
-        }
-        for index, slot in enumerate(("blue", "green"))
-    }
     return {
         "container": {"environment": {"PYTHON_ENV": "production"}, "memory": "2g", **container},
-        "places": places,
+        "place": {
+            **{"fleet": "test", "network": "truthgraph", "environments": {}, "secrets": ""},
+            "addresses": {"blue": f"172.30.{number}.10", "green": f"172.30.{number}.11"},
+        },
         "ready": {"path": "/ready", "timeout": 60, "passes": 3},
         "smoke": {},
         "drain": 30,
@@ -75,6 +72,26 @@ def deployed(target: dict[str, t.Any], slot: str = "blue", **more: t.Any) -> dic
     return states
 
 
+# Where a slot's container runs.
+
+
+def test_the_places_of_a_service() -> None:
+    entry = described("api", 7)
+    entry["place"] |= {"environments": {"green": {"SELF": "green"}}, "secrets": "/etc/truthgraph/slots"}
+    api = {"a": {"api": entry}}
+    places = wanted(api)["services"]["api"]["a"]["places"]
+    assert places["blue"] == {
+        **{"service": "api", "slot": "blue", "fleet": "test", "network": "truthgraph", "address": "172.30.7.10"},
+        **{"environment": {}, "secrets": "/etc/truthgraph/slots/api-blue"},
+    }
+    assert places["green"]["environment"] == {"SELF": "green"} and places["green"]["address"] == "172.30.7.11"
+    # The secrets lie where the module slot writes them; without any, nothing is mounted.
+    assert places["green"]["secrets"] == slots.secrets_directory("/etc/truthgraph", "api", "green")
+    assert wanted()["services"]["api"]["a"]["places"]["blue"]["secrets"] == ""
+    # They are the fleet's, so no part of a release's id.
+    assert rollout.release_base(wanted(api)) == rollout.release_base(wanted({"a": {"api": described("api", 1)}}))
+
+
 # The id of a release.
 
 
@@ -101,7 +118,7 @@ def test_a_host_more_is_the_same_release() -> None:
     "changed",
     [
         wanted(core=OTHER_CORE),
-        wanted(ml=ML.replace("d", "f")),
+        wanted(ml=OTHER_ML),
         wanted(topology="single"),
         wanted({**descriptions(), "a": {"api": described("api", 1, memory="4g")}}),
         wanted({**descriptions(), "c": {"inference": described("inference", 3, environment={"OMP_NUM_THREADS": "2"})}}),
@@ -151,16 +168,89 @@ def test_what_was_kept_of_another_release_does_not_count() -> None:
 
 
 def test_the_inference_key_is_that_of_its_containers() -> None:
-    key = rollout.inference_key(wanted())
-    assert key.startswith("inference_") and key == rollout.inference_key(wanted(core=OTHER_CORE))
-    assert key == rollout.inference_key(wanted({**descriptions(), "d": {"inference": described("inference", 9)}}))
-    assert key != rollout.inference_key(wanted(ml=ML.replace("d", "f")))
+    key = rollout.inference_base(wanted())
+    assert key.startswith("inference_") and key == rollout.inference_base(wanted(core=OTHER_CORE))
+    assert key == rollout.inference_base(wanted({**descriptions(), "d": {"inference": described("inference", 9)}}))
+    assert key != rollout.inference_base(wanted(ml=OTHER_ML))
     other = wanted({**descriptions(), "d": {"inference": described("inference", 9, memory="9g")}})
-    assert key != rollout.inference_key(other)
+    assert key != rollout.inference_base(other)
 
 
 def test_the_key_without_an_inference_service() -> None:
-    assert rollout.inference_key(wanted({"a": {"api": described("api", 1)}})).startswith("inference_")
+    target = wanted({"a": {"api": described("api", 1)}})
+    assert rollout.inference_key(target, {"a": empty()}).startswith("inference_")
+
+
+def test_the_first_key_has_no_number() -> None:
+    base = rollout.inference_base(wanted())
+    assert rollout.inference_key(wanted(), {}) == rollout.inference_key(wanted(), deployed(wanted())) == base
+    # Nor has that of another image, which no name leads to yet.
+    new = wanted(ml=OTHER_ML)
+    assert rollout.inference_key(new, deployed(wanted())) == rollout.inference_base(new) != base
+
+
+def other_secrets(states: dict[str, rollout.State], slot: str = "blue") -> None:
+    """Have the live slot of the inference service run with other secrets than are wanted."""
+    states["c"]["secrets"] = {"inference": {"slots": {"blue": True, "green": True, slot: False}, "releases": {}}}
+
+
+def changed_by_hand(states: dict[str, rollout.State]) -> None:
+    states["c"]["containers"][0]["run"] = "ffffffffffff"
+
+
+@pytest.mark.parametrize("change", [other_secrets, changed_by_hand])
+def test_a_successor_with_the_same_description_gets_a_name_of_its_own(
+    change: t.Callable[[dict[str, rollout.State]], None],
+) -> None:
+    """The key led to the new slot before it was ready, and an undo took it away: the live API asks by it."""
+    states = deployed(wanted())
+    base = rollout.inference_base(wanted())
+    change(states)
+    plan = rollout.plan(wanted(), states)
+    assert plan["inference"] == plan["record"]["inference"] == f"{base}.2"
+    inference = plan["hosts"]["c"]["inference"]
+    assert (inference["action"], inference["slot"], inference["identity"]) == ("replace", "green", f"{base}.2")
+    assert inference["map"] == {f"{base}.2": "green"} and base not in inference["map"]
+    # The APIs have to ask for the new one.
+    assert actions(plan)["a"] == actions(plan)["b"] == ("replace", "green")
+    assert plan["hosts"]["a"]["api"]["map"]["egress_green"] == f"{base}.2"
+
+
+def test_the_name_of_a_successor_is_kept() -> None:
+    states, base = deployed(wanted()), rollout.inference_base(wanted())
+    for host in "ab":
+        states[host]["traffic"]["egress_blue"] = f"{base}.2"
+    states["c"]["traffic"] = {"inference": "blue", f"{base}.2": "blue"}
+    states["c"]["containers"][0]["identity"] = f"{base}.2"
+    plan = rollout.plan(wanted(), states)
+    assert plan["inference"] == f"{base}.2" and not plan["changes"]
+    # Also by a host that came later.
+    more = {**descriptions(), "d": {"inference": described("inference", 9)}}
+    later = rollout.plan(wanted(more), {**states, "d": empty()})
+    assert later["inference"] == f"{base}.2" and actions(later)["c"] == ("keep", "blue")
+    assert later["hosts"]["d"]["inference"]["map"] == {f"{base}.2": "blue"}
+    # And with other secrets once more, it is numbered on, by its number and not its letters.
+    other_secrets(states)
+    assert rollout.inference_key(wanted(), states) == f"{base}.3"
+    states["c"]["traffic"] |= {f"{base}.9": "green", f"{base}.10": "green"}
+    assert rollout.inference_key(wanted(), states) == f"{base}.11"
+
+
+def test_hosts_that_disagree_about_the_name_get_a_new_one() -> None:
+    more = {**descriptions(), "d": {"inference": described("inference", 9)}}
+    states, base = deployed(wanted(more)), rollout.inference_base(wanted(more))
+    states["d"]["traffic"] = {"inference": "blue", f"{base}.2": "blue"}
+    states["d"]["containers"][0]["identity"] = f"{base}.2"
+    plan = rollout.plan(wanted(more), states)
+    assert plan["inference"] == f"{base}.3" and actions(plan) == dict.fromkeys("abcd", ("replace", "green"))
+
+
+def test_what_has_stopped_keeps_its_name() -> None:
+    states = deployed(wanted())
+    states["c"]["containers"][0]["state"] = "exited"
+    plan = rollout.plan(wanted(), states)
+    assert plan["inference"] == rollout.inference_base(wanted()) and actions(plan)["c"] == ("repair", "blue")
+    assert actions(plan)["a"] == ("keep", "blue")
 
 
 # The plan.
@@ -215,7 +305,7 @@ def test_another_image_replaces_the_api_and_leaves_inference() -> None:
 
 
 def test_another_inference_image_replaces_both() -> None:
-    plan = rollout.plan(wanted(ml=ML.replace("d", "f")), deployed(wanted()))
+    plan = rollout.plan(wanted(ml=OTHER_ML), deployed(wanted()))
     assert actions(plan) == dict.fromkeys("abc", ("replace", "green"))
 
 
@@ -261,8 +351,17 @@ def test_other_secrets_replace() -> None:
 
 def test_an_inference_service_that_its_key_does_not_lead_to_is_replaced() -> None:
     states = deployed(wanted())
-    del states["c"]["traffic"][rollout.inference_key(wanted())]
+    del states["c"]["traffic"][rollout.inference_base(wanted())]
     assert actions(rollout.plan(wanted(), states))["c"] == ("replace", "green")
+
+
+@pytest.mark.parametrize("asked", ["", "inference_ffffffffffff"])
+def test_an_api_that_asks_for_another_inference_service_is_replaced(asked: str) -> None:
+    states = deployed(wanted())
+    states["a"]["traffic"]["egress_blue"] = asked
+    plan = rollout.plan(wanted(), states)
+    assert actions(plan) == {"a": ("replace", "green"), "b": ("keep", "blue"), "c": ("keep", "blue")}
+    assert plan["hosts"]["a"]["api"]["map"]["egress_green"] == plan["inference"]
 
 
 def test_a_host_that_does_not_answer_is_left_out() -> None:
@@ -289,7 +388,7 @@ def test_the_release_of_a_record_is_the_one_that_was_deployed() -> None:
     entry = target["services"]["api"]["a"]
     assert entry["container"]["image"] == CORE and entry["ready"]["path"] == "/ready" and entry["drain"] == 30
     # Where it runs is the fleet's, and always the present one.
-    assert entry["port"] == 9000 and entry["places"] == today["a"]["api"]["places"]
+    assert entry["port"] == 9000 and entry["places"]["blue"]["address"] == "172.30.1.10"
     assert rollout.release_id(target, {}) == target["id"] == record["id"]
     assert not rollout.plan(target, deployed(wanted()) | {"a": deployed(wanted())["a"]})["changes"]
 
@@ -313,7 +412,9 @@ def test_a_host_or_service_that_is_no_more_is_left_out() -> None:
 
 
 def record(release: str, result: str, **more: t.Any) -> dict[str, dict[str, t.Any]]:
-    return {release: {"id": release, "result": result, "services": {}, **more}}
+    """Return a record as the ledger holds it, by its release."""
+    described = {name: "" for name in ("topology", "revision", "version", "inference")}
+    return {release: {"id": release, "result": result, "images": {}, "services": {}, **described, **more}}
 
 
 def idle_container(state: str) -> dict[str, str]:
@@ -323,7 +424,7 @@ def idle_container(state: str) -> dict[str, str]:
 def test_nothing_is_left() -> None:
     states = deployed(wanted(), records=record("r1", "stable"))
     states["a"]["containers"].append(idle_container("exited"))
-    assert rollout.leftovers(states, "a") == {"what": "nothing", "release": "unknown", "why": []}
+    assert rollout.leftovers(states, "a") == {"what": "nothing", "release": "r1", "why": []}
     assert rollout.leftovers({}, "a")["what"] == "nothing"
 
 
@@ -349,6 +450,39 @@ def test_what_was_committed_is_finished() -> None:
     states["b"]["pending"] = {"release": "r2"}
     found = rollout.leftovers(states, "a")
     assert (found["what"], found["release"]) == ("finish", "r2") and len(found["why"]) == 3
+
+
+@pytest.mark.parametrize("name", ["pending", "undone"])
+def test_what_the_lock_host_has_settled_is_finished(name: str) -> None:
+    """It was killed after the lock host had settled and before another one was confirmed."""
+    states = deployed(wanted())
+    states["a"]["records"] = record("r2", "stable", stable_at=5, activated_at=5)
+    states["b"][name] = {"release": "r2", "reason": "no answer"}
+    found = rollout.leftovers(states, "a")
+    assert (found["what"], found["release"]) == ("finish", "r2") and len(found["why"]) == 1
+
+
+@pytest.mark.parametrize("change", [{"traffic": {"api": "blue_green"}}, {"containers": [idle_container("running")]}])
+def test_where_only_something_idle_is_left_the_newest_stable_release_is_finished(change: dict[str, t.Any]) -> None:
+    states = deployed(wanted())
+    states["a"]["records"] = {
+        **record("r1", "stable", stable_at=1, activated_at=30),
+        **record("r2", "stable", stable_at=20, activated_at=20),
+        **record("r3", "failed", started_at=40),
+    }
+    states["b"] |= change
+    found = rollout.leftovers(states, "a")
+    assert (found["what"], found["release"]) == ("finish", "r1") and len(found["why"]) == 1
+
+
+@pytest.mark.parametrize("name", ["pending", "undone"])
+@pytest.mark.parametrize("result", ["failed", "rolled back", "pending"])
+def test_what_was_not_decided_on_is_undone_beside_an_earlier_stable_release(name: str, result: str) -> None:
+    states = deployed(wanted())
+    states["a"]["records"] = record("r1", "stable", stable_at=1, activated_at=1) | record("r2", result, started_at=2)
+    states["b"][name] = {"release": "r2", "reason": "no answer"}
+    found = rollout.leftovers(states, "a")
+    assert (found["what"], found["release"]) == ("undo", "r2")
 
 
 def test_only_the_lock_host_says_what_was_committed() -> None:
@@ -383,8 +517,12 @@ def ledger(live: str, *records: dict[str, t.Any]) -> dict[str, rollout.State]:
     return states
 
 
+def rows(states: dict[str, rollout.State], **more: dict[str, t.Any]) -> list[dict[str, t.Any]]:
+    return rollout.rollback_targets(states, {**descriptions(), **more})
+
+
 def targets(states: dict[str, rollout.State]) -> dict[str, str]:
-    return {row["release"]: row["problem"] for row in rollout.rollback_targets(states)}
+    return {row["release"]: row["problem"] for row in rows(states)}
 
 
 def test_the_one_that_served_last_is_first_and_the_live_one_is_left_out() -> None:
@@ -422,24 +560,60 @@ def test_a_schema_that_took_something_away_is_refused() -> None:
     assert targets(ledger("r2", stable("r1", 10, "s2", ("s1", "s2")), new)) == {"r1": ""}
 
 
-def test_a_schema_that_the_live_release_does_not_know_is_refused() -> None:
-    found = targets(ledger("r2", stable("r1", 10, "s9", ("s1", "s9")), stable("r2", 20)))
-    assert found == {"r1": "it needs the schema s9, which the live release does not have"}
+def test_a_rollback_over_a_migration_can_be_rolled_back() -> None:
+    """r2 added s2; after the return to r1 the database still has s2, so r2 can serve."""
+    r1, r2 = stable("r1", 10, activated_at=40), stable("r2", 20, "s2", ("s1", "s2"))
+    assert targets(ledger("r1", r1, r2)) == {"r2": ""}
+
+
+def test_what_any_release_has_taken_away_stays_away() -> None:
+    # r2 was returned from, and what it took away is gone all the same; r3 knows of it.
+    r2 = stable("r2", 20, "s2", ("s1", "s2"), contracts=("s2",), result="rolled back")
+    r3 = stable("r3", 30, "s2", ("s1", "s2"))
+    found = targets(ledger("r3", stable("r1", 10), r2, r3))
+    assert found == {"r1": "the schema has moved past it: s2 took away what it uses", "r2": ""}
+
+
+def test_a_schema_that_no_release_knows_is_refused() -> None:
+    found = targets(ledger("r2", stable("r1", 10, "s9", ("s1",)), stable("r2", 20)))
+    assert found == {"r1": "it needs the schema s9, which the database does not have"}
+
+
+@pytest.mark.parametrize("schema", [{}, {"after": ["s9"]}])
+def test_records_without_a_schema_are_no_problem(schema: dict[str, t.Any]) -> None:
+    first, second = stable("r1", 10), stable("r2", 20)
+    first["r1"]["schema"], second["r2"]["schema"] = schema, {}
+    assert targets(ledger("r2", first, second)) == {"r1": ""}
+
+
+def with_other_core() -> dict[str, dict[str, t.Any]]:
+    """Return the services of a release with another core image, as its record holds them."""
+    return rollout.plan(wanted(core=OTHER_CORE), {host: empty() for host in "abc"})["record"]["services"]
 
 
 def test_missing_images_are_listed() -> None:
-    services = rollout.plan(wanted(core=OTHER_CORE), {host: empty() for host in "abc"})["record"]["services"]
-    states = ledger("r2", stable("r1", 10, services=services), stable("r2", 20))
+    states = ledger("r2", stable("r1", 10, services=with_other_core()), stable("r2", 20))
     states["b"]["images"].append(OTHER_CORE)
-    (row,) = rollout.rollback_targets(states)
+    (row,) = rows(states)
     assert row["missing"] == {"a": [OTHER_CORE]} and row["problem"] == ""
 
 
+def test_missing_images_of_a_host_that_came_later_are_listed() -> None:
+    states = ledger("r2", stable("r1", 10, services=with_other_core()), stable("r2", 20))
+    for host in "ab":
+        states[host]["images"].append(OTHER_CORE)
+    states["d"] = empty(traffic={"api": "blue", "api_blue": "r2"})
+    (row,) = rows(states, d={"api": described("api", 4)})
+    assert row["missing"] == {"d": [OTHER_CORE]}
+    # What the host would run is what counts, not what the record says of a host that is no more.
+    del states["d"]
+    assert rows(states)[0]["missing"] == {}
+
+
 def test_images_of_a_host_that_does_not_answer_are_not_missed() -> None:
-    services = rollout.plan(wanted(core=OTHER_CORE), {host: empty() for host in "abc"})["record"]["services"]
-    states = ledger("r2", stable("r1", 10, services=services), stable("r2", 20))
+    states = ledger("r2", stable("r1", 10, services=with_other_core()), stable("r2", 20))
     del states["b"]
-    assert set(rollout.rollback_targets(states)[0]["missing"]) == {"a"}
+    assert set(rows(states)[0]["missing"]) == {"a"}
 
 
 def test_of_several_records_the_one_written_last_counts() -> None:
