@@ -60,6 +60,10 @@ def write(directory: str, secrets: dict[str, bytes], gid: int) -> bool:
     """
     base = os.path.dirname(directory)
     os.makedirs(base, mode=0o700, exist_ok=True)
+    earlier = f"{directory}.earlier"
+    if os.path.isdir(earlier) and not os.path.isdir(directory):
+        # A crash between the two renames below.
+        os.rename(earlier, directory)
     for entry in os.listdir(base):
         if entry.startswith(UNFINISHED):
             shutil.rmtree(os.path.join(base, entry))
@@ -77,11 +81,11 @@ def write(directory: str, secrets: dict[str, bytes], gid: int) -> bool:
     os.chown(beside, -1, gid)
     os.chmod(beside, DIRECTORY_MODE)
     # A container has the earlier directory mounted, or none has; a crash leaves it whole, under one name or the other.
-    earlier = tempfile.mkdtemp(prefix=UNFINISHED, dir=base)
+    shutil.rmtree(earlier, ignore_errors=True)
     if os.path.isdir(directory):
         os.rename(directory, earlier)
     os.rename(beside, directory)
-    shutil.rmtree(earlier)
+    shutil.rmtree(earlier, ignore_errors=True)
     return True
 
 

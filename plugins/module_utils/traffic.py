@@ -197,7 +197,7 @@ def arm(restore: dict[str, str], release: str, fence: int, seconds: float, root:
     try:
         subprocess.run(
             ["systemd-run", f"--unit={UNIT}", "--collect", "--quiet", f"--on-active={seconds}s"]
-            + ["--timer-property=AccuracySec=100ms", "/usr/bin/python3", PROGRAM, "undo", "no confirmation came in time"],
+            + ["--timer-property=AccuracySec=100ms", "--property=Restart=on-failure", "--property=RestartSec=2", "/usr/bin/python3", PROGRAM, "undo", "no confirmation came in time"],
             check=True,
             capture_output=True,
             text=True,
@@ -240,8 +240,9 @@ def undo(reason: str, root: str = ROOT, path: str = MAP, proxy: Proxy | None = N
 
 
 def _stop_timer() -> None:
-    # Most often there is none, which is as good.
-    subprocess.run(["systemctl", "--quiet", "stop", f"{UNIT}.timer"], check=False, capture_output=True, timeout=30)
+    # Most often there is none, which is as good; and one that fires without a note finds nothing to undo.
+    with contextlib.suppress(subprocess.SubprocessError):
+        subprocess.run(["systemctl", "--quiet", "stop", f"{UNIT}.timer"], check=False, capture_output=True, timeout=30)
 
 
 def main(arguments: list[str]) -> int:

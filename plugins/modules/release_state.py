@@ -134,8 +134,8 @@ undone:
   type: dict
 secrets:
   description:
-    - By service, C(slots), whether each slot has the secrets that are wanted, and C(releases), whether what the host keeps
-      of each release is what is wanted.
+    - By service, C(slots), whether each slot has the secrets that are wanted, C(releases), whether what the host keeps of
+      each release is what is wanted, and C(kept), the releases of which each slot has the secrets.
   returned: always
   type: dict
 now:
@@ -168,6 +168,14 @@ def images(docker: DockerCli, prefix: str) -> list[str]:
     return sorted({row for row in rows if row.startswith(f"{prefix}/") and not row.endswith("<none>")})
 
 
+def answers(proxy: traffic.Proxy) -> bool:
+    """Say whether HAProxy answers; one that is there and says nothing is none that could be asked."""
+    try:
+        return proxy.answers
+    except OSError:
+        return False
+
+
 def compare_secrets(parameters: dict[str, t.Any]) -> dict[str, t.Any]:
     """Say which slots and kept releases have the secrets that are wanted."""
     answer: dict[str, t.Any] = {}
@@ -175,7 +183,7 @@ def compare_secrets(parameters: dict[str, t.Any]) -> dict[str, t.Any]:
     for service, given in parameters["secrets"].items():
         own, current = (secret_files.checked(given.get(part) or {}) for part in ("release", "current"))
         wanted = {**own, **current}
-        found: dict[str, t.Any] = {"slots": {}, "releases": {}}
+        found: dict[str, t.Any] = {"slots": {}, "kept": {slot: [] for slot in traffic.SLOTS}, "releases": {}}
         for slot in traffic.SLOTS:
             directory = slots.secrets_directory(config, service, slot)
             found["slots"][slot] = (
@@ -184,8 +192,15 @@ def compare_secrets(parameters: dict[str, t.Any]) -> dict[str, t.Any]:
         kept = os.path.join(config, "releases")
         for release in sorted(os.listdir(kept)) if os.path.isdir(kept) else []:
             directory = slots.release_secrets_directory(config, release, service)
-            if os.path.isdir(directory):
-                found["releases"][release] = secret_files.read(directory) == own
+            if not os.path.isdir(directory):
+                continue
+            kept_own = secret_files.read(directory)
+            found["releases"][release] = kept_own == own
+            for slot in traffic.SLOTS:
+                mounted = slots.secrets_directory(config, service, slot)
+                whole = {**kept_own, **current}
+                if secret_files.holds(mounted, whole, parameters["gid"]) if whole else not os.path.isdir(mounted):
+                    found["kept"][slot].append(release)
         answer[service] = found
     return answer
 
@@ -233,7 +248,7 @@ def main() -> None:
         engine=engine,
         containers=containers(docker, module.params["fleet"]) if engine else [],
         images=images(docker, module.params["prefix"]) if engine else [],
-        proxy=traffic.Proxy(module.params["socket"]).answers,
+        proxy=answers(traffic.Proxy(module.params["socket"])),
         traffic=traffic.read_map(module.params["map"]),
         records=records,
         damaged=damaged,

@@ -207,28 +207,32 @@ class Host:
 
     def prepare(self) -> None:
         """Start what is to serve, and wait until it has proved itself."""
-        starting = [(name, plan) for name, plan in self.services if plan["action"] != "keep"]
-        for name, plan in starting:
-            changed = self.write_secrets(name, plan["slot"])
-            self.start(name, plan, changed)
+        starting = []
+        for name, plan in self.services:
+            own = self.keep_secrets(name)
+            if plan["action"] != "keep":
+                self.start(name, plan, self.write_secrets(name, plan["slot"], own))
+                starting.append((name, plan))
         entries = {key: value for _, plan in self.services for key, value in plan["map"].items()}
         self.publish({**self.map(), **entries}, "the proxy knows the new slots")
         for name, plan in starting:
             self.prove(name, plan)
 
-    def write_secrets(self, service: str, slot: str) -> bool:
-        """Write the secrets of a slot, and keep those of the release; return whether the slot's have changed."""
+    def keep_secrets(self, service: str) -> dict[str, bytes]:
+        """Keep the release's own secrets of a service on this host and return them, or those that it has kept."""
         given = self.parameters["secrets"].get(service) or {}
         kept = slots.release_secrets_directory(self.parameters["config"], self.parameters["release"], service)
-        try:
-            if given.get("release") is None:
-                own = secret_files.read(kept)
-            else:
-                own = secret_files.checked(given["release"])
-                secret_files.write(kept, own, 0)
-            current = secret_files.checked(given.get("current") or {})
-        except ValueError as error:
-            raise Failed(str(error)) from None
+        if given.get("release") is not None:
+            own = secret_files.checked(given["release"])
+            secret_files.write(kept, own, 0)
+            return own
+        if given and not os.path.isdir(kept):
+            raise Failed(f"This host has not kept the secrets of {service} of the release. Deploy its source again.")
+        return secret_files.read(kept)
+
+    def write_secrets(self, service: str, slot: str, own: dict[str, bytes]) -> bool:
+        """Write the secrets of a slot; return whether they have changed."""
+        current = secret_files.checked((self.parameters["secrets"].get(service) or {}).get("current") or {})
         directory = slots.secrets_directory(self.parameters["config"], service, slot)
         if not own and not current:
             there = os.path.isdir(directory)
@@ -332,12 +336,17 @@ class Host:
         problem = self.release_answers(plan)
         requests = errors = 0
         while not problem:
-            total, failed = self.counters({"api": value})
+            try:
+                total, failed = self.counters({"api": value})
+                up = self.proxy.up(f"api_{plan['slot']}")
+            except OSError as error:
+                problem = f"HAProxy does not answer ({error})"
+                break
             requests, errors = total - start[0], failed - start[1]
             percent = 100 * errors / max(requests, 1)
             if errors >= self.parameters["bake_errors"] and percent >= self.parameters["bake_error_percent"]:
                 problem = f"{errors} of {requests} requests failed on it"
-            elif not self.proxy.up(f"api_{plan['slot']}"):
+            elif not up:
                 problem = "HAProxy's check of it fails"
             if time.monotonic() - began >= self.parameters["bake"]:
                 break

@@ -103,26 +103,35 @@ def inference_key(target: dict[str, t.Any], states: dict[str, State]) -> str:
     own: a name never leads to another container while somebody asks for it.
     """
     base = inference_base(target)
-    fitting, misfit = set(), False
-    for host, entry in target["services"].get("inference", {}).items():
-        if host in states:
-            found = container_in(states[host], "inference", live_slot(states[host], "inference"))
-            if found and _runs_as_wanted(entry, states[host], "inference", found):
-                fitting.add(found["identity"])
-            elif serves(found):
-                misfit = True
+    hosts = {host: entry for host, entry in target["services"].get("inference", {}).items() if host in states}
     routed = {key for state in states.values() for key in state["traffic"] if key.partition(".")[0] == base}
-    candidates = {name for name in fitting if name.partition(".")[0] == base} or routed
-    if not misfit and len(candidates) == 1:
-        return candidates.pop()
+    usable = [
+        key
+        for key in sorted(routed, key=_number)
+        if all(_leads_to_what_is_wanted(key, entry, states[host], target) for host, entry in hosts.items())
+    ]
+    if usable:
+        return usable[-1]
     return f"{base}.{max(map(_number, routed)) + 1}" if routed else base
 
 
-def _runs_as_wanted(entry: dict[str, t.Any], state: State, service: str, found: dict[str, t.Any]) -> bool:
+def _leads_to_what_is_wanted(key: str, entry: dict[str, t.Any], state: State, target: dict[str, t.Any]) -> bool:
+    found = container_in(state, "inference", state["traffic"].get(key, ""))
+    return not found or (found["identity"] == key and _runs_as_wanted(target, entry, state, "inference", found))
+
+
+def _runs_as_wanted(
+    target: dict[str, t.Any], entry: dict[str, t.Any], state: State, service: str, found: dict[str, t.Any]
+) -> bool:
     """Say whether a container would be run in just the same way again, with the same secrets."""
     slot = found["slot"]
-    secrets = state["secrets"].get(service, {"slots": {slot: True}})["slots"][slot]
-    return secrets and found["run"] == slots.run_digest(entry["container"], entry["places"][slot])
+    if found["run"] != slots.run_digest(entry["container"], entry["places"][slot]):
+        return False
+    secrets = state["secrets"].get(service)
+    if not secrets:
+        return True
+    # A release of the ledger has its own secrets, which the host has kept; another one those of the inventory.
+    return target["id"] in secrets["kept"][slot] if target.get("id") else secrets["slots"][slot]
 
 
 def container_in(state: State, service: str, slot: str) -> dict[str, t.Any]:
@@ -165,7 +174,7 @@ def plan(target: dict[str, t.Any], states: dict[str, State]) -> dict[str, t.Any]
         for host, entry in entries.items():
             if host in states:
                 identity = release if service == "api" else key
-                hosts.setdefault(host, {})[service] = _service_plan(service, entry, states[host], identity, key)
+                hosts.setdefault(host, {})[service] = _service_plan(target, service, entry, states[host], identity, key)
     return {
         "release": release,
         "inference": key,
@@ -183,15 +192,20 @@ def plan(target: dict[str, t.Any], states: dict[str, State]) -> dict[str, t.Any]
     }
 
 
-def _service_plan(service: str, entry: dict[str, t.Any], state: State, identity: str, key: str) -> dict[str, t.Any]:
+def _service_plan(
+    target: dict[str, t.Any], service: str, entry: dict[str, t.Any], state: State, identity: str, key: str
+) -> dict[str, t.Any]:
     live = live_slot(state, service)
-    found = container_in(state, service, live) if live else {}
-    # The API asks for the inference service of its release, and the inference host knows that name.
-    routed = state["traffic"].get(f"egress_{live}") == key if service == "api" else state["traffic"].get(key) == live
-    if found and routed and found["identity"] == identity and _runs_as_wanted(entry, state, service, found):
+    # The API asks for the inference service of its release, and the inference host knows under that name one of its slots.
+    named = live if service == "api" else state["traffic"].get(key, "")
+    found = container_in(state, service, named)
+    routed = state["traffic"].get(f"egress_{live}") == key if service == "api" else True
+    fits = bool(found) and routed and found["identity"] == identity
+    fits = fits and _runs_as_wanted(target, entry, state, service, found)
+    if fits and named == live:
         action, slot = ("keep" if serves(found) else "repair"), live
     else:
-        action, slot = "replace", traffic.other(live)
+        action, slot = "replace", named if fits else traffic.other(live)
     if service == "api":
         entries = {f"api_{slot}": identity, f"egress_{slot}": key}
     else:
@@ -234,8 +248,9 @@ def leftovers(states: dict[str, State], lock_host: str) -> dict[str, t.Any]:
     decided += [release for release in noted if records.get(release, {}).get("result") == "stable"]
     if not decided and not unfinished and not noted:
         # Killed while it settled: what serves has been decided on, and only something idle is left.
-        stable = [record for record in records.values() if record.get("result") == "stable"]
-        decided = [record["id"] for record in sorted(stable, key=lambda record: record.get("activated_at", 0))[-1:]]
+        decided = [release for release in map(live_release, states.values()) if release in records][:1]
+        stable = sorted((one.get("activated_at", 0), one["id"]) for one in records.values() if one.get("stable_at"))
+        decided = decided or [release for _, release in stable[-1:]]
     release = (decided or [record["id"] for record in unfinished] or noted or ["unknown"])[-1]
     return {"what": "nothing" if not why else "finish" if decided else "undo", "release": release, "why": why}
 
@@ -291,7 +306,7 @@ def rollback_targets(
         if live == {release}:
             continue
         if record.get("stable_at"):
-            problem = schema_problem(record, list(records.values()))
+            problem = schema_problem(record, list(records.values())) or secrets_problem(record, states)
         else:
             problem = f"it was never stable ({record.get('result', 'unknown')})"
         rows.append(
@@ -314,13 +329,17 @@ def schema_problem(record: dict[str, t.Any], records: list[dict[str, t.Any]]) ->
     Migrations add, so an earlier release reads a later schema; all but those that say `contract = True`, which take away
     what earlier releases use. No rollback takes a migration back, so what any release has migrated stands.
     """
-    schema = record.get("schema", {})
-    others = [one["schema"] for one in records if one.get("schema", {}).get("known")]
-    contracted = {revision for one in others for revision in one.get("contracts", [])} - set(schema.get("known", []))
-    if contracted:
-        return f"the schema has moved past it: {', '.join(sorted(contracted))} took away what it uses"
-    applied = {revision for one in others for revision in one["known"]}
-    unknown = set(schema.get("after", [])) - applied
-    if applied and unknown:
-        return f"it needs the schema {', '.join(sorted(unknown))}, which the database does not have"
-    return ""
+    contracted = {revision for one in records for revision in one.get("schema", {}).get("contracts", [])}
+    unknown = sorted(contracted - set(record.get("schema", {}).get("known", [])))
+    return f"the schema has moved past it: {', '.join(unknown)} took away what it uses" if unknown else ""
+
+
+def secrets_problem(record: dict[str, t.Any], states: dict[str, State]) -> str:
+    """Say which hosts have not kept the secrets of a release; empty if all have."""
+    lacking = sorted(
+        host
+        for host, state in states.items()
+        for service, secrets in state["secrets"].items()
+        if service in record["services"] and record["id"] not in secrets["releases"]
+    )
+    return f"its secrets are not kept on {', '.join(dict.fromkeys(lacking))}" if lacking else ""

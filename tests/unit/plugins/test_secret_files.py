@@ -133,6 +133,30 @@ def test_an_interrupted_run_leaves_the_earlier_secrets(place: Path, monkeypatch:
     assert os.listdir(place.parent) == ["api-blue"]
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_crash_while_they_are_exchanged_leaves_both_whole(
+    place: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    write(place, {"TOKEN": SECRET, "OTHER": "value"})
+    calls = []
+
+    def crash(source: str, target: str, rename: t.Callable[[str, str], None] = os.rename) -> None:
+        calls.append(source)
+        if len(calls) == step:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", crash)
+        with pytest.raises(KeyboardInterrupt):
+            write(place, {"TOKEN": "new"})
+    there = [secret_files.read(str(directory)) for directory in place.parent.iterdir()]
+    assert {"TOKEN": SECRET.encode(), "OTHER": b"value"} in there and {"TOKEN": b"new"} in there
+    # A reader finds the earlier ones, or for a moment none, and never some of them.
+    assert secret_files.read(str(place)) == ({"TOKEN": SECRET.encode(), "OTHER": b"value"} if step == 1 else {})
+    assert write(place, {"TOKEN": "new"}) and os.listdir(place.parent) == ["api-blue"]
+
+
 def test_what_is_being_written_is_readable_by_nobody_else(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 

@@ -66,11 +66,12 @@ class Host:
             program.write_text(f'#!/bin/sh\necho "{name} $*" >> {home}/systemd\n{body}\n')
             program.chmod(0o755)
         for slot in traffic.SLOTS:
+            self.haproxy.server(f"inference_{slot}", f"inference_{slot}")
             self.haproxy.server(f"api_{slot}", f"api_{slot}")
             self.haproxy.server(f"api_{slot}_{traffic.other(slot)}", f"api_{slot}", check_status="")
 
-    def plan(self, **more: t.Any) -> dict[str, t.Any]:
-        """Return the plan of the API on this host: from blue to green."""
+    def plan(self, service: str = "api", **more: t.Any) -> dict[str, t.Any]:
+        """Return the plan of a service on this host: from blue to green."""
         plan = {
             **{"action": "replace", "slot": "green", "live": "blue", "behind": True, "identity": NEW, "drain": 5},
             **{"port": self.service.server_port, "smoke": {}, "ready": {"path": "/ready", "timeout": 1, "passes": 2}},
@@ -79,19 +80,19 @@ class Host:
             "public": {"address": "127.0.0.1", "port": self.service.server_port, "path": "/health"},
             **more,
         }
-        directory = str(self.config / "slots" / f"api-{plan['slot']}")
-        place = {"service": "api", "slot": plan["slot"], "fleet": "test", "network": "truthgraph"}
+        directory = str(self.config / "slots" / f"{service}-{plan['slot']}")
+        place = {"service": service, "slot": plan["slot"], "fleet": "test", "network": "truthgraph"}
         return {**plan, "place": {**place, "address": "127.0.0.1", "secrets": directory}}
 
-    def create(self, slot: str, identity: str, status: str = "running", **more: t.Any) -> None:
+    def create(self, slot: str, identity: str, status: str = "running", service: str = "api", **more: t.Any) -> None:
         """Have a container in a slot, as an earlier run created it."""
-        plan = self.plan(slot=slot, **more)
+        plan, name = self.plan(service, slot=slot, **more), f"truthgraph-{service}-{slot}"
         command = slots.create_command(plan["container"], plan["place"], identity)
         subprocess.run([self.engine.bin / "docker", *command], check=True)
         if status != "created":
-            subprocess.run([self.engine.bin / "docker", "start", f"truthgraph-api-{slot}"], check=True)
+            subprocess.run([self.engine.bin / "docker", "start", name], check=True)
         if status == "exited":
-            subprocess.run([self.engine.bin / "docker", "stop", f"truthgraph-api-{slot}"], check=True)
+            subprocess.run([self.engine.bin / "docker", "stop", name], check=True)
         (self.engine.home / "commands").unlink()
 
     def publish(self, **entries: str) -> None:
@@ -117,6 +118,10 @@ class Host:
         found = traffic.read_map(str(self.map))
         assert found == self.haproxy.maps[str(self.map)]
         return found
+
+    def done(self, command: str) -> list[str]:
+        """Return to which containers something was done, in its order."""
+        return [line.split()[-1] for line in self.commands if line.split()[0] == command]
 
     @property
     def commands(self) -> list[str]:
@@ -216,11 +221,33 @@ def test_a_return_uses_the_secrets_that_were_kept(host: Host) -> None:
     assert (slot / "TOKEN").read_text() == SECRET and (slot / "DATABASE_URL").read_text() == "new"
 
 
+def test_secrets_that_are_no_longer_wanted_go(host: Host) -> None:
+    host.serve_old()
+    slot = host.config / "slots" / "api-green"
+    slot.mkdir(parents=True)
+    (slot / "TOKEN").write_text(SECRET)
+    assert not host.run("prepared", secrets={"api": {"release": {}, "current": {}}}).get("failed")
+    assert not slot.exists()
+
+
 def test_a_secret_that_cannot_be_used_is_named(host: Host) -> None:
     host.serve_old()
     result = host.run("prepared", secrets={"api": {"release": {"NOT A NAME": SECRET}}})
     assert result["failed"] and "'NOT A NAME' cannot be the name of a secret" in result["msg"]
     assert host.commands == []
+
+
+def test_the_inference_service_that_serves_keeps_its_name(host: Host) -> None:
+    """Its successor has another one, so the live API never asks what has not proved itself."""
+    host.create("blue", KEY, service="inference")
+    host.publish(inference="blue", **{KEY: "blue"})
+    plan = host.plan("inference", identity=f"{KEY}.2", map={f"{KEY}.2": "green"})
+    host.service.code = 503
+    assert host.run("prepared", services={"inference": plan})["failed"]
+    assert host.traffic == {"inference": "blue", KEY: "blue", f"{KEY}.2": "green"}
+    host.run("undone", services={"inference": plan})
+    assert host.traffic == {"inference": "blue", KEY: "blue"}
+    assert host.engine.containers == {"truthgraph-inference-blue": "running"}
 
 
 def test_what_is_kept_is_not_started(host: Host) -> None:
@@ -242,6 +269,16 @@ def test_an_outdated_fence_is_refused(host: Host, state: str) -> None:
     result = host.run(state, records=[RECORD])
     assert result["failed"] and "This run's lock is outdated" in result["msg"]
     assert host.commands == [] and host.haproxy.commands == [] and Ledger(str(host.root)).records()[0] == {}
+
+
+@pytest.mark.parametrize(
+    ("state", "more", "message"),
+    [("prepared", {"fence": 0}, "fenc"), ("undone", {"records": [{"id": "none"}]}, "'none'")],
+)
+def test_what_the_ledger_does_not_take_is_said(host: Host, state: str, more: dict[str, t.Any], message: str) -> None:
+    host.serve_old()
+    result = host.run(state, **more)
+    assert result["failed"] and message in result["msg"] and "Traceback" not in result["msg"]
 
 
 @pytest.mark.parametrize("state", ["prepared", "committed", "settled", "undone"])
@@ -332,6 +369,32 @@ def test_a_failing_check_switches_back(host: Host) -> None:
     assert "HAProxy's check of it fails" in result["msg"] and host.traffic["api"] == "blue"
 
 
+def test_a_check_that_is_under_way_does_not_switch_back(host: Host) -> None:
+    prepared(host)
+    host.haproxy.committed = lambda: host.haproxy.server("api_green", "api_green", check_status="* L7OK")
+    result = host.run("committed")
+    assert not result.get("failed") and host.traffic["api"] == "green_blue"
+
+
+def test_what_cannot_be_switched_back_at_once_is_left_to_the_armed_undo(host: Host) -> None:
+    prepared(host)
+    host.service.release = OLD
+    host.haproxy.committed = lambda: host.haproxy.answers.update({"commit map": "Permission denied"})
+    result = host.run("committed")
+    assert result["failed"] and f"answers the release {OLD}; and it could not be switched back at once" in result["msg"]
+    assert "switched back" not in result["actions"] and (host.root / "pending.json").exists()
+
+
+def test_without_an_undo_nothing_is_switched(host: Host) -> None:
+    prepared(host)
+    program = host.engine.bin / "systemd-run"
+    program.write_text("#!/bin/sh\necho 'Unit truthgraph-undo.timer already exists' >&2; exit 1\n")
+    result = host.run("committed")
+    assert result["failed"]
+    assert result["msg"].endswith("nothing was switched: Unit truthgraph-undo.timer already exists")
+    assert host.traffic["api"] == "blue" and not (host.root / "pending.json").exists()
+
+
 def test_the_wrong_release_in_front_switches_back(host: Host) -> None:
     prepared(host)
     host.service.release = OLD
@@ -388,6 +451,18 @@ def test_a_request_that_does_not_end_is_not_waited_for(host: Host) -> None:
     assert host.engine.containers[BLUE] == "exited"
 
 
+def test_the_api_is_stopped_before_the_inference_service(host: Host) -> None:
+    """Its last requests still ask the earlier one."""
+    prepared(host)
+    host.run("committed")
+    host.create("blue", "inference_old", service="inference")
+    host.create("green", KEY, service="inference")
+    host.publish(**{**host.traffic, "inference": "green", "inference_old": "blue", KEY: "green"})
+    host.run("settled", services={"inference": host.plan("inference", identity=KEY), "api": host.plan()})
+    assert host.done("stop") == [BLUE, "truthgraph-inference-blue"]
+    assert host.traffic == {"api": "green", "api_green": NEW, "egress_green": KEY, "inference": "green", KEY: "green"}
+
+
 # Undo.
 
 
@@ -416,6 +491,17 @@ def test_a_release_is_undone_by_the_names_of_its_services(host: Host) -> None:
     host.run("committed")
     assert host.run("undone", {})["actions"][:2] == ["switched back", f"{GREEN} removed"]
     assert host.traffic["api"] == "blue"
+
+
+def test_the_api_is_removed_before_the_inference_service(host: Host) -> None:
+    """A request that it has in hand still asks the inference service of its release."""
+    prepared(host)
+    host.run("committed")
+    host.create("green", "inference_new", service="inference")
+    host.haproxy.server("api_green", "api_green", scur=1)
+    inference = host.plan("inference", identity="inference_new")
+    host.run("undone", services={"inference": inference, "api": host.plan(drain=1)})
+    assert host.done("rm") == [GREEN, "truthgraph-inference-green"]
 
 
 def test_the_slot_that_is_kept_stopped_stays(host: Host) -> None:

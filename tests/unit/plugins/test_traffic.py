@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -150,6 +151,9 @@ def test_the_servers_of_haproxy(haproxy: ProxyDouble) -> None:
     ("fields", "up"),
     [
         ({"status": "UP", "check_status": "L7OK"}, True),
+        # While the next check is under way, the result of the last one still counts.
+        ({"status": "UP", "check_status": "* L7OK"}, True),
+        ({"status": "UP", "check_status": "* L7STS"}, False),
         ({"status": "UP 1/2", "check_status": "L7STS"}, False),
         ({"status": "DOWN", "check_status": "L4CON"}, False),
         # HAProxy takes a server to be up until its first check has ended.
@@ -171,6 +175,20 @@ def test_a_long_answer_is_read_to_its_end(file: Path, haproxy: ProxyDouble) -> N
     assert traffic.in_memory(str(file), traffic.Proxy(haproxy.path)) == many
 
 
+def test_a_haproxy_that_does_not_answer_is_not_taken_for_a_stopped_one(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic, "SOCKET_TIMEOUT", 0.3)
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(tmp_path / "mute"))
+        mute.listen(5)
+        with pytest.raises(OSError):
+            traffic.publish(AFTER, str(file), traffic.Proxy(mute.getsockname()))
+    assert traffic.read_map(str(file)) == AFTER
+    # What is left of its socket when it has ended is nobody.
+    assert not traffic.Proxy(str(tmp_path / "mute")).answers
+
+
 # Arming and confirming.
 
 
@@ -184,6 +202,28 @@ def test_arming_writes_the_note_and_starts_the_timer(root: Path, systemd: Path) 
     assert stop == "systemctl --quiet stop truthgraph-undo.timer"
     assert start.startswith("systemd-run --unit=truthgraph-undo --collect --quiet --on-active=90.0s ")
     assert start.endswith(f"/usr/bin/python3 {traffic.PROGRAM} undo no confirmation came in time")
+
+
+def test_an_earlier_timer_is_stopped_before_there_is_a_note_for_it(root: Path, systemd: Path) -> None:
+    stop = systemd.parent / "bin" / "systemctl"
+    stop.write_text(f"#!/bin/sh\nls {root} > {systemd}-notes\n")
+    traffic.arm({"api": "blue"}, "r2", 7, 90.0, str(root))
+    assert Path(f"{systemd}-notes").read_text() == "" and os.listdir(root) == ["pending.json"]
+
+
+def test_what_cannot_be_armed_leaves_no_note(
+    root: Path, systemd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = systemd.parent / "bin" / "systemd-run"
+    start.write_text("#!/bin/sh\necho 'Unit truthgraph-undo.timer already exists' >&2; exit 1\n")
+    with pytest.raises(OSError, match="nothing was switched: Unit truthgraph-undo.timer already exists$"):
+        traffic.arm({"api": "blue"}, "r2", 7, 90.0, str(root))
+    assert os.listdir(root) == []
+    start.unlink()
+    monkeypatch.setenv("PATH", str(start.parent))
+    with pytest.raises(OSError, match="nothing was switched: .*systemd-run"):
+        traffic.arm({"api": "blue"}, "r2", 7, 90.0, str(root))
+    assert os.listdir(root) == []
 
 
 def test_confirming_stops_the_timer(root: Path, systemd: Path) -> None:
@@ -246,9 +286,9 @@ def test_an_undo_that_haproxy_does_not_take_stays_pending(root: Path, file: Path
     assert (root / "pending.json").exists() and not (root / "undone.json").exists()
 
 
-def undo_beside(barrier: t.Any, answers: t.Any, root: str, file: str, socket: str) -> None:
+def undo_beside(barrier: t.Any, answers: t.Any, root: str, file: str, path: str) -> None:
     barrier.wait()
-    answers.put(traffic.undo("at once", root, file, traffic.Proxy(socket)))
+    answers.put(traffic.undo("at once", root, file, traffic.Proxy(path)))
 
 
 def test_of_two_undos_at_once_one_acts(root: Path, file: Path, haproxy: ProxyDouble) -> None:
