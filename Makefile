@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INVENTORY ?= inventories/lab
+SCENARIOS ?= default rollout
 PLAYBOOK = $(BIN)/ansible-playbook -i $(INVENTORY)
 
 .PHONY: help
@@ -18,14 +19,15 @@ deploy: lab ## Set up the lab and deploy TruthGraph to it
 	$(PLAYBOOK) playbooks/deploy.yml
 
 .PHONY: test
-test: setup ## Lint, unit tests, and Molecule with testinfra on the lab
+test: setup ## Lint, unit tests, and Molecule on the lab: a deploy, and rollouts under load
 	$(MAKE) lint
 	$(MAKE) unit
 	$(MAKE) molecule
 
 .PHONY: test-full
-test-full: test ## The same, and then bad input and failing releases (about 15 minutes more)
+test-full: test ## The same, and then bad input, releases that fail, and runs that are killed
 	$(MAKE) integration
+	$(MAKE) molecule SCENARIOS='failures crash'
 
 .PHONY: lab
 lab: setup ## Set up the lab: four hosts on this machine
@@ -49,12 +51,21 @@ unit: setup ## Unit tests of all Python
 	$(BIN)/pytest tests/unit
 
 .PHONY: molecule
-molecule: setup ## Deploy to the lab twice, and look at it with testinfra
-	PATH="$(CURDIR)/$(BIN):$$PATH" MOLECULE_GLOB='molecule/*/molecule.yml' $(BIN)/molecule test
+molecule: setup ## Deploy to the lab and look at it, then change releases under load (SCENARIOS=...)
+	PATH="$(CURDIR)/$(BIN):$$PATH" MOLECULE_GLOB='molecule/*/molecule.yml' \
+	  $(BIN)/molecule test $(addprefix --scenario-name ,$(SCENARIOS))
+
+.PHONY: molecule-full
+molecule-full: setup ## The same, and then releases that fail, and runs that are killed
+	$(MAKE) molecule SCENARIOS='default rollout failures crash'
 
 .PHONY: integration
-integration: setup ## Bad input and failing releases, on the deployed lab
+integration: setup ## Bad input, on the deployed lab
 	$(BIN)/pytest tests/integration
+
+.PHONY: bench
+bench: setup ## Measure a rollout beside docker compose and Swarm, on the deployed lab
+	$(BIN)/python benchmarks/rollout.py
 
 .PHONY: collection
 collection: setup ## Build the collection's archive

@@ -19,6 +19,7 @@ class FilterModule:
             "release_leftovers": rollout.leftovers,
             "release_records": rollout.known_records,
             "release_live": rollout.live_release,
+            "release_unsealed": rollout.unsealed,
             "rollback_targets": rollout.rollback_targets,
             "owner_gone": rollout.owner_gone,
         }

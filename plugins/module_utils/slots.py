@@ -11,6 +11,9 @@ import json
 import os
 import typing as t
 
+if t.TYPE_CHECKING:
+    from ansible_collections.truthgraph.platform.plugins.module_utils.docker_cli import DockerCli
+
 SERVICES = ("inference", "api")
 SECRETS_TARGET = "/run/secrets/truthgraph"
 LABELS = ("fleet", "service", "slot", "identity", "run")
@@ -94,6 +97,7 @@ def describe(info: dict[str, t.Any]) -> dict[str, t.Any]:
     state = info["State"]
     return {
         "name": info["Name"].lstrip("/"),
+        "id": info.get("Id", ""),
         **{name: labels.get(f"truthgraph.{name}", "") for name in LABELS},
         "state": state["Status"],
         "health": (state.get("Health") or {}).get("Status", ""),
@@ -102,3 +106,14 @@ def describe(info: dict[str, t.Any]) -> dict[str, t.Any]:
         "revision": labels.get("org.opencontainers.image.revision", ""),
         "version": labels.get("org.opencontainers.image.version", ""),
     }
+
+
+def containers(docker: DockerCli, fleet: str) -> list[dict[str, t.Any]]:
+    """Return the fleet's containers on this host."""
+    names = docker.run("ps", "--all", "--quiet", "--filter", f"label=truthgraph.fleet={fleet}").split()
+    return [describe(info) for info in json.loads(docker.run("container", "inspect", *names))] if names else []
+
+
+def without_slots(found: list[dict[str, t.Any]]) -> dict[str, str]:
+    """Return the ids of the running containers that have no slots, such as the database's, by name."""
+    return {one["name"]: one["id"] for one in found if not one["slot"] and one["state"] == "running"}

@@ -53,6 +53,13 @@ options:
       - Somebody else's lock is no failure here; RV(fence) is 0 then.
     type: dict
     default: {}
+  credentials:
+    description:
+      - What else the host must have, to be compared and never answered. C(registries), by address, the user name and
+        password of Docker's login as Docker writes them down (with a colon between, in base64); C(files), by path, their
+        contents.
+    type: dict
+    default: {}
   journal:
     description: How many of the journal's last entries to answer.
     type: int
@@ -138,28 +145,32 @@ secrets:
       each release is what is wanted, and C(kept), the releases of which each slot has the secrets.
   returned: always
   type: dict
+seal:
+  description:
+    - What the host was prepared from (C(fingerprint)), what has changed there since (C(drift)), and which images were built
+      from what (C(images)).
+  returned: always
+  type: dict
+other_credentials:
+  description: Names of the credentials that the host has not, or has others of.
+  returned: always
+  type: list
+  elements: str
 now:
   description: The host's clock, in seconds since the epoch.
   returned: always
   type: float
 """
 
-import json
 import os
 import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.truthgraph.platform.plugins.module_utils import secret_files, slots, traffic
+from ansible_collections.truthgraph.platform.plugins.module_utils import seal, secret_files, slots, traffic
 from ansible_collections.truthgraph.platform.plugins.module_utils.docker_cli import DockerCli
 from ansible_collections.truthgraph.platform.plugins.module_utils.ledger import Held, Ledger, Lock
-
-
-def containers(docker: DockerCli, fleet: str) -> list[dict[str, t.Any]]:
-    """Return the fleet's containers on this host."""
-    names = docker.run("ps", "--all", "--quiet", "--filter", f"label=truthgraph.fleet={fleet}").split()
-    return [slots.describe(info) for info in json.loads(docker.run("container", "inspect", *names))] if names else []
 
 
 def images(docker: DockerCli, prefix: str) -> list[str]:
@@ -205,6 +216,24 @@ def compare_secrets(parameters: dict[str, t.Any]) -> dict[str, t.Any]:
     return answer
 
 
+def other_credentials(wanted: dict[str, t.Any]) -> list[str]:
+    """Return the names of the credentials that this host has not, or has others of."""
+    logins = (traffic.read_json("/root/.docker/config.json") or {}).get("auths", {})
+    others = []
+    for address, login in (wanted.get("registries") or {}).items():
+        if logins.get(address, {}).get("auth") != login:
+            others.append(f"login to {address}")
+    for path, content in (wanted.get("files") or {}).items():
+        try:
+            with open(path, encoding="utf-8") as file:
+                same = file.read() == str(content)
+        except OSError:
+            same = False
+        if not same:
+            others.append(path)
+    return others
+
+
 def take(lock: Lock, wanted: dict[str, t.Any]) -> int:
     """Take the lock if that is wanted and it is free; return its fencing number, or 0."""
     if not wanted:
@@ -227,6 +256,7 @@ def main() -> None:
             "map": {"type": "path", "default": "/etc/truthgraph/proxy/traffic.map"},
             "socket": {"type": "path", "default": "/run/haproxy/admin.sock"},
             "gid": {"type": "int", "default": 10001},
+            "credentials": {"type": "dict", "default": {}, "no_log": True},
             "lock": {"type": "dict", "default": {}},
             "journal": {"type": "int", "default": 20},
         },
@@ -236,7 +266,9 @@ def main() -> None:
     lock = Lock(root)
     fence = 0 if module.check_mode else take(lock, module.params["lock"])
     docker = DockerCli(module)
-    engine = docker.present and docker.try_run("version")[0] == 0
+    engine = docker.present and docker.try_run("ps", "--quiet", "--last", "1")[0] == 0
+    found = slots.containers(docker, module.params["fleet"]) if engine else []
+    sealed = traffic.read_json(seal.seal_path(root)) or {}
     ledger = Ledger(root)
     records, damaged = ledger.records()
     try:
@@ -246,7 +278,7 @@ def main() -> None:
     module.exit_json(
         changed=False,
         engine=engine,
-        containers=containers(docker, module.params["fleet"]) if engine else [],
+        containers=found,
         images=images(docker, module.params["prefix"]) if engine else [],
         proxy=answers(traffic.Proxy(module.params["socket"])),
         traffic=traffic.read_map(module.params["map"]),
@@ -258,6 +290,12 @@ def main() -> None:
         pending=traffic.read_json(traffic.pending_path(root)) or {},
         undone=traffic.read_json(traffic.undone_path(root)) or {},
         secrets=secrets,
+        seal={
+            "fingerprint": sealed.get("fingerprint", ""),
+            "images": sealed.get("images", {}),
+            "drift": seal.drift(sealed, module.params["config"], slots.without_slots(found)) if sealed else [],
+        },
+        other_credentials=other_credentials(module.params["credentials"]),
         now=time.time(),
     )
 

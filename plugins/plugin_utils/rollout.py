@@ -255,6 +255,26 @@ def leftovers(states: dict[str, State], lock_host: str) -> dict[str, t.Any]:
     return {"what": "nothing" if not why else "finish" if decided else "undo", "release": release, "why": why}
 
 
+def unsealed(states: dict[str, State], fingerprints: dict[str, str]) -> dict[str, str]:
+    """Say of which hosts it is not known that a deploy would find nothing to prepare, and why not."""
+    found = {}
+    for host, fingerprint in fingerprints.items():
+        state = states.get(host)
+        if state is None:
+            found[host] = "it did not answer"
+        elif not state["engine"]:
+            found[host] = "its engine does not answer"
+        elif not state["seal"]["fingerprint"]:
+            found[host] = "no deploy has come to its end there"
+        elif state["seal"]["fingerprint"] != fingerprint:
+            found[host] = "the collection or the inventory has changed"
+        elif state["seal"]["drift"] or state["other_credentials"]:
+            found[host] = f"changed there: {', '.join(state['seal']['drift'] + state['other_credentials'])}"
+        elif any(not any(secrets["slots"].values()) for secrets in state["secrets"].values()):
+            found[host] = "credentials have changed"
+    return found
+
+
 def owner_gone(lock: dict[str, t.Any], me: dict[str, t.Any]) -> bool:
     """Say whether a lock's owner is known to be dead: a process of this very control node that is there no more."""
     owner = lock.get("owner") or {}

@@ -111,8 +111,3 @@ def other_ca(tmp_path_factory):
         timeout=30,
     )
     return path
-
-
-def pytest_collection_modifyitems(items):
-    # What changes the lab runs after what only looks at it.
-    items.sort(key=lambda item: item.path.name == "test_failed_release.py")

@@ -1,0 +1,64 @@
+"""Whether a host is still as the last deploy left it, so that what prepares hosts need not run again.
+
+A seal is a note of the inputs from which a host was prepared, and of the state of every file that was written then: mode,
+owner, size and times, never contents. A file that was edited, replaced or removed since breaks it, and so does a container
+that was replaced or stopped.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import typing as t
+
+from ansible_collections.truthgraph.platform.plugins.module_utils import traffic
+
+# What the roles of this collection write on a host, besides what has a state of its own (slots, releases, the map).
+WATCHED = (
+    "/etc/docker/daemon.json",
+    "/etc/docker/certs.d/**",
+    "/root/.docker/config.json",
+    "/etc/haproxy/haproxy.cfg",
+    "/etc/systemd/system/truthgraph-*",
+    "/usr/local/lib/truthgraph/*",
+    "{config}/postgres/**",
+    "{config}/registry/**",
+)
+# Images of this many source trees are remembered.
+REMEMBERED = 20
+
+
+def seal_path(root: str) -> str:
+    """Return where a host keeps its seal."""
+    return os.path.join(root, "seal.json")
+
+
+def files(config: str) -> dict[str, list[int]]:
+    """Return the state of every watched file and directory by its path."""
+    found = {}
+    for pattern in WATCHED:
+        for path in glob.glob(pattern.format(config=config), recursive=True):
+            info = os.lstat(path)
+            times = [] if os.path.isdir(path) else [info.st_size, info.st_mtime_ns, info.st_ctime_ns]
+            found[path] = [info.st_mode, info.st_uid, info.st_gid, *times]
+    return found
+
+
+def drift(seal: dict[str, t.Any], config: str, containers: dict[str, str]) -> list[str]:
+    """Return what has changed since a host was sealed; `containers` are the ids of those that run, by name."""
+    now = files(config)
+    before = seal.get("files", {})
+    changed = [path for path in sorted({*now, *before}) if now.get(path) != before.get(path)]
+    gone = [name for name, number in sorted(seal.get("containers", {}).items()) if containers.get(name) != number]
+    return changed + gone
+
+
+def write(root: str, config: str, fingerprint: str, containers: dict[str, str], images: dict[str, t.Any]) -> None:
+    """Seal a host as it is now; `images` are added to those that it remembers, by what they were built from."""
+    known = (traffic.read_json(seal_path(root)) or {}).get("images", {})
+    for key in images:
+        known.pop(key, None)
+    known = dict([*known.items(), *images.items()][-REMEMBERED:])
+    seal = {"fingerprint": fingerprint, "files": files(config), "containers": containers, "images": known}
+    traffic.write_atomically(seal_path(root), json.dumps(seal) + "\n")
