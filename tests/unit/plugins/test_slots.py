@@ -128,7 +128,8 @@ def test_a_container_is_described() -> None:
         "State": {"Status": "running", "Health": {"Status": "healthy"}, "StartedAt": "2026-01-01T00:00:00Z"},
     }
     assert slots.describe(info) == {
-        **{"id": "0f3a", "name": "truthgraph-api-green", "image": "registry/core@sha256:abc", "revision": "0123", "version": ""},
+        **{"id": "0f3a", "name": "truthgraph-api-green", "image": "registry/core@sha256:abc"},
+        **{"revision": "0123", "version": ""},
         **{"state": "running", "health": "healthy", "started_at": "2026-01-01T00:00:00Z"},
         **{name: name for name in slots.LABELS},
     }
