@@ -63,6 +63,7 @@ holder:
   type: str
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -112,15 +113,22 @@ def listening_process(port: int, proc: str = "/proc") -> str:
     wanted = {f"socket:[{inode}]" for inode in inodes}
     for pid in filter(str.isdecimal, os.listdir(proc)):
         try:
-            descriptors = os.listdir(os.path.join(proc, pid, "fd"))
-            links = {os.readlink(os.path.join(proc, pid, "fd", descriptor)) for descriptor in descriptors}
-            if links & wanted:
+            if wanted & _links(os.path.join(proc, pid, "fd")):
                 with open(os.path.join(proc, pid, "comm"), encoding="utf-8") as file:
                     return f"{file.read().strip()} (process {pid})"
         except OSError:
             # Processes end while they are looked at.
             continue
     return "a process that cannot be seen from here"
+
+
+def _links(directory: str) -> set[str]:
+    """Return where a process' descriptors lead; a busy one opens and closes them while they are looked at."""
+    links = set()
+    for descriptor in os.listdir(directory):
+        with contextlib.suppress(OSError):
+            links.add(os.readlink(os.path.join(directory, descriptor)))
+    return links
 
 
 def main() -> None:

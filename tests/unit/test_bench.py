@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import shlex
+import threading
+import types
 
 import pytest
 
@@ -175,6 +178,62 @@ def test_scripts_are_filled_in(script: str) -> None:
 def test_programs_for_hosts_are_python() -> None:
     compile(rollout.FORGET, "forget", "exec")
     compile(rollout.STATIC.replace("%d", "1"), "static", "exec")
+
+
+@pytest.fixture
+def api():
+    """A server that says of itself which release it is, and how often it was asked."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.send_header("X-TruthGraph-Release", self.server.release)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.release = "b" * 12
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_stage_rollout(api, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setattr(rollout, "LEAD", 0.2)
+    monkeypatch.setattr(rollout, "TRAIL", 0.2)
+    bench = object.__new__(rollout.Bench)
+    bench.rows, bench.rounds = [], 1
+    bench.releases = {name: name * 12 for name in "ab"}
+    bench.trees = {name: tmp_path / name for name in "ab"}
+    bench.apis = {"cpu1": types.SimpleNamespace(name="cpu1")}
+    bench.urls = {"cpu1": f"http://127.0.0.1:{api.server_address[1]}"}
+    bench.on = lambda script, seconds=0, member=None: ""
+    done = []
+
+    def playbook(name, variables, cold):
+        done.append((name, variables.get("image_build_source", "")[-1:], cold))
+        api.release = bench.releases["b" if name == "rollback" else variables["image_build_source"][-1]]
+
+    bench.playbook = playbook
+    bench.rollout()
+    assert done == [("deploy", "a", True), ("rollback", "", True), ("deploy", "b", True)]
+    assert [row.key for row in bench.rows] == ["update", "rollback", "nothing"]
+    update, rollback, nothing = (row.runs[0] for row in bench.rows)
+    assert 0 <= update.answers < 1 and 0 <= rollback.answers < 1 and nothing.answers is None
+    assert update.failed_idempotent == update.failed_others == 0 and update.requests > 50
+    assert len(rollout.kamal_table(bench.rows, 0)) == 7
 
 
 def test_bake_window_is_that_of_the_role() -> None:
