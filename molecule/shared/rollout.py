@@ -554,7 +554,14 @@ class Fleet:
 
     def deploy(self, name: str, **variables: t.Any) -> Run:
         """Deploy one of the trees."""
-        return play("deploy", {**self.tree(name), **variables})
+        run = play("deploy", {**self.tree(name), **variables})
+        if run.code == 0 and not variables:
+            self._known[name] = self.release
+        return run
+
+    def once(self, name: str) -> str:
+        """Return the release of a tree, which serves now if it has not in this session."""
+        return self._known.get(name) or self.bring(name)
 
     def bring(self, name: str) -> str:
         """Let the release of a tree serve, in the fastest way, and return its id."""
@@ -562,9 +569,9 @@ class Fleet:
         if known is None or known != self.release:
             run = play("rollback", {"release": known}) if known else self.deploy(name)
             if known and run.code:
+                # It may have been pruned meanwhile.
                 run = self.deploy(name)
             assert run.code == 0, str(run)
-            self._known[name] = self.release
         return self._known[name]
 
 

@@ -54,7 +54,7 @@ def nobody_probes():
     ],
 )
 def test_killed(fleet, under_load, killed, step, following):
-    new = fleet.bring("other")
+    new = fleet.once("other")
     old = fleet.bring("reference")
     before = fleet.check_serves(old)
     hosts, condition, outcome = STEPS[step]
@@ -90,7 +90,7 @@ def test_killed(fleet, under_load, killed, step, following):
 
 
 def test_docker_restarts_during_prepare(fleet, under_load):
-    new = fleet.bring("other")
+    new = fleet.once("other")
     old = fleet.bring("reference")
     before = fleet.check_serves(old)
     with under_load() as seen:
@@ -109,7 +109,7 @@ def test_docker_restarts_during_prepare(fleet, under_load):
 
 
 def test_host_restarts_during_the_bake(fleet, under_load):
-    new = fleet.bring("other")
+    new = fleet.once("other")
     old = fleet.bring("reference")
     before = fleet.check_serves(old)
     cpu2 = fleet.hosts["cpu2"]
