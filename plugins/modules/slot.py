@@ -280,7 +280,8 @@ class Host:
                 problem += "Last lines of its log:\n" + "\n".join(lines)
         if problem:
             raise Failed(problem)
-        self.actions.append(f"{name} ready after {result['seconds']} s")
+        if plan["action"] != "await":
+            self.actions.append(f"{name} ready after {result['seconds']} s")
 
     # Commit.
 

@@ -147,6 +147,13 @@ def serves(container: dict[str, t.Any]) -> bool:
     return container.get("state") == "running" and container.get("health") != "unhealthy"
 
 
+def mending(container: dict[str, t.Any]) -> str:
+    """Return what a container that is the right one still needs: nothing (keep), time (await), or a start (repair)."""
+    if not serves(container):
+        return "repair"
+    return "await" if container["health"] == "starting" else "keep"
+
+
 def live_slot(state: State, service: str) -> str:
     """Return which slot of a service gets the traffic of a host; empty where none does."""
     return traffic.front(state["traffic"].get(service, ""))
@@ -203,7 +210,7 @@ def _service_plan(
     fits = bool(found) and routed and found["identity"] == identity
     fits = fits and _runs_as_wanted(target, entry, state, service, found)
     if fits and named == live:
-        action, slot = ("keep" if serves(found) else "repair"), live
+        action, slot = mending(found), live
     else:
         action, slot = "replace", named if fits else traffic.other(live)
     if service == "api":

@@ -315,7 +315,7 @@ def test_another_inference_image_replaces_both() -> None:
     [
         ({"state": "exited"}, ("repair", "blue")),
         ({"health": "unhealthy"}, ("repair", "blue")),
-        ({"health": "starting"}, ("keep", "blue")),
+        ({"health": "starting"}, ("await", "blue")),
         # The run label says that it was not this collection, or not in this way, that started it.
         ({"run": "ffffffffffff"}, ("replace", "green")),
         ({"identity": "ffffffffffff"}, ("replace", "green")),
