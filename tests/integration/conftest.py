@@ -10,6 +10,8 @@ import pytest
 
 from ansible_collections.truthgraph.platform.molecule.shared.fleet import CHECKOUT, LAB, Fleet, tool, toolchain_environment
 
+LAST_TASK = "Say what failed, and what serves"
+
 # Everything on a host that a deploy could touch: its containers with their start times, images, networks, volumes, and the
 # files of ours and of the engine with modes, times and sizes.
 LOOK = """
@@ -31,14 +33,16 @@ class Run:
         assert start >= 0, f"The playbook answered nothing.\n{done.stdout}\n{done.stderr}"
         answer = json.loads(done.stdout[start:])
         self.stats = answer["stats"]
-        # A failure that a rescue has seen is repeated by the task that ends the run.
-        self.failures = [
+        found = [
             (task["task"]["name"], host, result.get("msg", str(result)))
             for play in answer["plays"]
             for task in play["tasks"]
             for host, result in task["hosts"].items()
             if result.get("failed") or result.get("unreachable")
         ]
+        # What failed is said once more by the task that ends the run.
+        self.failures = [failure for failure in found if not failure[0].endswith(LAST_TASK)]
+        self.last_words = " ".join(message for task, _, message in found if task.endswith(LAST_TASK))
 
     @property
     def changed(self):
@@ -46,7 +50,7 @@ class Run:
 
     def __str__(self):
         lines = [f"{host}: {task}: {message}" for task, host, message in self.failures]
-        return "\n".join([f"exit code {self.code}, recap {self.stats}", *lines, self.errors])
+        return "\n".join([f"exit code {self.code}, recap {self.stats}", *lines, self.last_words, self.errors])
 
 
 @pytest.fixture(scope="session")
