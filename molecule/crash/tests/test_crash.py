@@ -32,7 +32,7 @@ def nobody_probes():
                 lines.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
             except OSError:
                 continue
-        probing = [line for line in lines if "probe/prober.py" in line]
+        probing = [line for line in lines if "plugin_utils/prober.py" in line]
         if not probing or time.monotonic() > deadline:
             return probing == []
         time.sleep(0.1)

@@ -1,23 +1,23 @@
-"""The prober against real HTTP servers that misbehave, in this process and as the module starts it."""
+"""The prober against real HTTP servers that misbehave, in this process and as Ansible starts it."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.truthgraph.platform.plugins.module_utils import prober as engine
-from ansible_collections.truthgraph.platform.plugins.modules import prober as module
+from ansible_collections.truthgraph.platform.plugins.action import prober as action
+from ansible_collections.truthgraph.platform.plugins.plugin_utils import prober as engine
 
 BODY = b'{"status": "ok"}'
 
@@ -246,17 +246,19 @@ def test_urls() -> None:
 # From here on as Ansible runs it.
 
 
-def run(path: Path, state: str, **more) -> dict:
-    process = subprocess.run(
-        [sys.executable, "-m", "ansible_collections.truthgraph.platform.plugins.modules.prober"],
-        input=json.dumps({"ANSIBLE_MODULE_ARGS": {"state": state, "path": str(path), **more}}),
+def run(path: Path, state: str, *options: str, **more) -> dict:
+    answer = subprocess.run(
+        [str(Path(sys.executable).with_name("ansible")), "localhost", "-i", "localhost,", "-c", "local"]
+        + ["-m", "truthgraph.platform.prober", "-a", json.dumps({"state": state, "path": str(path), **more}), *options],
         capture_output=True,
         text=True,
         check=False,
-        timeout=20,
+        timeout=60,
+        env={**os.environ, "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
     )
-    assert process.stdout, process.stderr
-    result = json.loads(process.stdout)
+    found = re.search(r"^localhost \| \w+!? => (\{.*\})$", answer.stdout, re.MULTILINE | re.DOTALL)
+    assert found, answer.stdout + answer.stderr
+    result = json.loads(found[1])
     assert not result.get("changed")
     return result
 
@@ -271,7 +273,7 @@ def eventually(condition, seconds: float = 5.0) -> None:
 @pytest.fixture
 def path(tmp_path: Path):
     yield tmp_path / "probe"
-    module.end(str(tmp_path / "probe"))
+    action.end(str(tmp_path / "probe"))
 
 
 def config(service: Service, **more) -> dict:
@@ -299,69 +301,69 @@ def test_from_start_to_stop(service: Service, path: Path) -> None:
 
 def test_starting_is_quick_and_detached(service: Service, path: Path) -> None:
     before = time.monotonic()
-    module.start(str(path), config(service))
+    action.start(str(path), config(service))
     # A busy machine needs some of it; the process itself takes longer than this to start.
     assert time.monotonic() - before < 0.3
-    pid = module.running(str(path))
+    pid = action.running(str(path))
     assert os.getsid(pid) == pid
     assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
     assert {os.readlink(f"/proc/{pid}/fd/{number}") for number in (1, 2)} == {str(path / "log")}
 
 
 def test_started_again_it_counts_anew(service: Service, path: Path) -> None:
-    module.start(str(path), config(service))
+    action.start(str(path), config(service))
     eventually((path / "result.json").exists)
-    first = module.running(str(path))
-    module.start(str(path), config(service))
-    assert not engine.start_time(first) and module.running(str(path)) not in (0, first)
-    assert not module.counts(str(path))["measured"]
+    first = action.running(str(path))
+    action.start(str(path), config(service))
+    assert not engine.start_time(first) and action.running(str(path)) not in (0, first)
+    assert not action.counts(str(path))["measured"]
 
 
 def test_it_ends_with_its_owner(service: Service, path: Path) -> None:
     with subprocess.Popen(["sleep", "30"]) as owner:
         known = {"pid": owner.pid, "start_time": engine.start_time(owner.pid)}
-        module.start(str(path), config(service, owner=known))
+        action.start(str(path), config(service, owner=known))
         eventually((path / "result.json").exists)
-        assert module.running(str(path))
+        assert action.running(str(path))
         owner.kill()
         gone = time.monotonic()
-        eventually(lambda: not module.running(str(path)))
+        eventually(lambda: not action.running(str(path)))
         assert time.monotonic() - gone < 1.5
-    assert module.counts(str(path))["ended"] == f"its owner, process {owner.pid}, was gone"
+    assert action.counts(str(path))["ended"] == f"its owner, process {owner.pid}, was gone"
 
 
 def test_it_ends_at_its_limit(service: Service, path: Path) -> None:
-    module.start(str(path), config(service, limit=0.6))
+    action.start(str(path), config(service, limit=0.6))
     eventually((path / "result.json").exists)
-    eventually(lambda: not module.running(str(path)), 3)
+    eventually(lambda: not action.running(str(path)), 3)
     asked = service.asked
     stopped = run(path, "stopped")
     assert not stopped["measured"] and "its limit of 0.6 s was over" in stopped["reason"]
     assert service.asked == asked
-    assert module.counts(str(path))["measured"]
+    assert action.counts(str(path))["measured"]
 
 
 def test_one_that_does_not_listen_is_killed(service: Service, path: Path) -> None:
-    module.start(str(path), config(service))
-    eventually(lambda: module.counts(str(path))["measured"])
-    pid = module.running(str(path))
+    action.start(str(path), config(service))
+    eventually(lambda: action.counts(str(path))["measured"])
+    pid = action.running(str(path))
     os.kill(pid, signal.SIGSTOP)
-    assert module.end(str(path), patience=0.2)
+    assert action.end(str(path), patience=0.2)
     assert not engine.start_time(pid)
-    assert module.counts(str(path))["ended"] == ""
+    assert action.counts(str(path))["ended"] == ""
 
 
 def test_another_process_of_the_same_number_is_left_alone(path: Path) -> None:
     path.mkdir(mode=0o700)
     with subprocess.Popen(["sleep", "30"]) as other:
         (path / "process.json").write_text(json.dumps({"pid": other.pid, "start_time": "1"}))
-        assert not module.end(str(path))
+        assert not action.end(str(path))
         assert other.poll() is None
         other.kill()
 
 
 def test_check_mode_starts_nothing(path: Path) -> None:
-    answer = run(path, "started", targets={"cpu1": "http://127.0.0.1:9/"}, _ansible_check_mode=True)
+    answer = run(path, "started", "--check", targets={"cpu1": "http://127.0.0.1:9/"})
     assert not answer["measured"] and not answer["running"] and not path.exists()
 
 
@@ -374,12 +376,3 @@ def test_what_cannot_be_used_is_named(path: Path) -> None:
     path.mkdir()
     path.chmod(0o777)
     assert "others can write to it" in run(path, "started", targets={"cpu1": "http://127.0.0.1:9/"})["msg"]
-
-
-def test_the_program_is_found_inside_an_archive(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "shipped.zip", "w") as archive:
-        archive.write(engine.__file__, "prober.py")
-    code = "import prober; print(prober.__loader__.get_source(prober.__name__), end='')"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "shipped.zip")}
-    shipped = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert shipped.stdout == Path(engine.__file__).read_text(encoding="utf-8")

@@ -2,13 +2,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Sends requests to every API host while a deploy works, and keeps count of the answers.
 
-The module prober copies this file into a run directory and starts it there as a plain script, in the background:
-it has to outlive the module, and what Ansible ships a module in is gone as soon as the module ends. So it uses the
-standard library only.
+The action prober starts this file as a plain script, in the background, where it outlives the task. So it uses the standard
+library only.
 
 The run directory holds:
 
-config.json    what to do, written by the module
+config.json    what to do, written by the action
 result.json    the counts, replaced every half second and once more at the end
 samples.jsonl  one request a line: seconds since the start, target, status (0 for none), milliseconds, release
 log            what went wrong with the prober itself
