@@ -458,7 +458,8 @@ class Clients:
                 times = [failure["time"] for failure in post["failed"]]
                 what = f"{host}: POST failed from {min(times)} to {max(times)}"
                 assert max(times) - min(times) <= self.posts_may_fail_for, what
-            assert seen["longest_gap"] <= MOST_GAP, f"{host}: nothing good was answered for {seen['longest_gap']} s"
+            what = f"{host}: nothing good was answered for {seen['longest_gap']} s until {seen['longest_gap_until']}"
+            assert seen["longest_gap"] <= MOST_GAP, what
 
 
 @contextlib.contextmanager
