@@ -12,6 +12,8 @@ if t.TYPE_CHECKING:
     from ansible_collections.truthgraph.platform.plugins.module_utils.docker_cli import DockerCli
 
 MOST_RESTARTS = 3
+# Seconds for which an answer of the engine counts; to ask it costs more than to ask the service.
+LOOK_AGAIN = 1.0
 BODY_LIMIT = 65536
 QUESTIONS = 2000
 SHOWN = 300
@@ -96,8 +98,13 @@ def watch(docker: DockerCli, wanted: dict[str, t.Any]) -> tuple[bool, dict[str, 
     result: dict[str, t.Any] = {"seen": "no answer", "address": ""}
     passes = 0
     restarts: int | None = None
+    healthy = good = False
+    answer = ""
+    looked = -LOOK_AGAIN
     while True:
-        info = docker.inspect(wanted["name"])
+        # What answers well lacks only what the engine says of it.
+        if time.monotonic() - looked >= LOOK_AGAIN or (good and not healthy):
+            info, looked = docker.inspect(wanted["name"]), time.monotonic()
         left = wanted["timeout"] - (time.monotonic() - start)
         if info is None:
             result["seen"] = "there is no container of that name"
@@ -114,13 +121,17 @@ def watch(docker: DockerCli, wanted: dict[str, t.Any]) -> tuple[bool, dict[str, 
             good, seen = ask(address, wanted["port"], wanted["path"], request_timeout, wanted["expect"])
         elif info["State"]["Status"] == "running":
             seen = f"it has no address on the network {wanted['network']}"
-        # What a container answered before it ended says more than that it answers no more.
         result["seen"] = seen or result["seen"]
         result["condition"] = words
+        answer = seen if " answered " in seen else answer
         passes = passes + 1 if good and healthy else 0
         if passes >= wanted["passes"]:
             break
-        if lost(info, restarts) or time.monotonic() - start >= wanted["timeout"]:
+        if lost(info, restarts):
+            # What a container answered before it ended says more than that it answers no more.
+            result["seen"] = answer or result["seen"]
+            break
+        if time.monotonic() - start >= wanted["timeout"]:
             break
         time.sleep(wanted["interval"])
     result["seconds"] = round(time.monotonic() - start, 2)

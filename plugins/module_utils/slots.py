@@ -16,6 +16,9 @@ if t.TYPE_CHECKING:
 
 SERVICES = ("inference", "api")
 SECRETS_TARGET = "/run/secrets/truthgraph"
+# Weights for the processor where it is short: what only starts takes little from what serves.
+STARTING = ("--restart", "no", "--cpu-shares", "256")
+SERVING = ("--restart", "unless-stopped", "--cpu-shares", "1024")
 LABELS = ("fleet", "service", "slot", "identity", "run")
 
 
@@ -80,11 +83,11 @@ def run_digest(container: dict[str, t.Any], place: dict[str, t.Any]) -> str:
 
 
 def create_command(container: dict[str, t.Any], place: dict[str, t.Any], identity: str) -> list[str]:
-    """Return the `docker create` of a slot's container. It is not restarted by itself before it is to serve."""
+    """Return the `docker create` of a slot's container. Until it is to serve, it is not restarted by itself."""
     return [
         "create",
         *("--name", container_name(place["service"], place["slot"])),
-        *("--restart", "no"),
+        *STARTING,
         *("--label", f"truthgraph.identity={identity}"),
         *("--label", f"truthgraph.run={run_digest(container, place)}"),
         *run_options(container, place),

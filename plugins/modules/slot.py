@@ -295,7 +295,7 @@ class Host:
         for name, plan in switching:
             behind = plan["live"] if name == "api" and plan["action"] == "replace" and plan["behind"] else ""
             entries[name] = f"{plan['slot']}_{behind}" if behind else plan["slot"]
-            self.docker.run("update", "--restart", "unless-stopped", slots.container_name(name, plan["slot"]))
+            self.docker.run("update", *slots.SERVING, slots.container_name(name, plan["slot"]))
         if entries != before:
             restore = {name: traffic.front(before.get(name, "")) for name, _ in switching}
             with traffic.only_one(self.parameters["root"]):
@@ -410,7 +410,7 @@ class Host:
         began = time.monotonic()
         while self.proxy.answers and self.proxy.sessions(f"{service}_{slot}") and time.monotonic() - began < timeout:
             time.sleep(POLL)
-        self.docker.run("update", "--restart", "no", name)
+        self.docker.run("update", *slots.STARTING, name)
         self.docker.run("stop", name)
         self.actions.append(f"{name} stopped")
 
