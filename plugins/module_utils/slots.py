@@ -16,9 +16,9 @@ if t.TYPE_CHECKING:
 
 SERVICES = ("inference", "api")
 SECRETS_TARGET = "/run/secrets/truthgraph"
-# Weights for the processor where it is short: what only starts takes little from what serves.
-STARTING = ("--restart", "no", "--cpu-shares", "256")
-SERVING = ("--restart", "unless-stopped", "--cpu-shares", "1024")
+# Where the processor is short, what serves comes before what only starts, and before what a run does on its host.
+STARTING = ("--restart", "no", "--cpu-shares", "512")
+SERVING = ("--restart", "unless-stopped", "--cpu-shares", "4096")
 LABELS = ("fleet", "service", "slot", "identity", "run")
 
 

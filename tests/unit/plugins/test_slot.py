@@ -305,7 +305,7 @@ def test_a_switch(host: Host) -> None:
     assert result["actions"] == ["switched"] and result["switched_at"] > 0
     assert host.traffic["api"] == "green_blue" and host.engine.containers == {BLUE: "running", GREEN: "running"}
     assert result["watched"]["errors"] == 0 and result["watched"]["seconds"] >= 0.3
-    assert host.commands == [f"update --restart unless-stopped --cpu-shares 1024 {GREEN}"]
+    assert host.commands == [f"update --restart unless-stopped --cpu-shares 4096 {GREEN}"]
     assert host.service.asked == ["GET /health"]
 
 
@@ -428,7 +428,7 @@ def test_a_switch_is_settled(host: Host) -> None:
     assert host.traffic == {"api": "green", "api_green": NEW, "egress_green": KEY}
     # Kept, and not started by the engine.
     assert host.engine.containers == {BLUE: "exited", GREEN: "running"}
-    assert host.commands[-2:] == [f"update --restart no --cpu-shares 256 {BLUE}", f"stop {BLUE}"]
+    assert host.commands[-2:] == [f"update --restart no --cpu-shares 512 {BLUE}", f"stop {BLUE}"]
     assert not (host.root / "pending.json").exists()
     assert Ledger(str(host.root)).records()[0][NEW]["result"] == "stable"
     assert not host.run("settled")["changed"]
