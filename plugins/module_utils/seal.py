@@ -61,4 +61,6 @@ def write(root: str, config: str, fingerprint: str, containers: dict[str, str], 
         known.pop(key, None)
     known = dict([*known.items(), *images.items()][-REMEMBERED:])
     seal = {"fingerprint": fingerprint, "files": files(config), "containers": containers, "images": known}
+    # A host without services of its own has no state yet.
+    os.makedirs(root, mode=0o700, exist_ok=True)
     traffic.write_atomically(seal_path(root), json.dumps(seal) + "\n")

@@ -21,7 +21,6 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for path in ("etc/docker/daemon.json", "config/postgres/password"):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text("s3cr3t")
-    (tmp_path / "root").mkdir()
     seal.write(str(tmp_path / "root"), str(tmp_path / "config"), "f1", RUNNING, {"tree1": {"images": {}}})
     return tmp_path
 
