@@ -25,14 +25,8 @@ options:
     description: Name of the fleet.
     type: str
     required: true
-  root:
-    description: Directory in which the host keeps the state of rollouts.
-    type: path
-    default: /var/lib/truthgraph
-  config:
-    description: Directory for configuration and secrets.
-    type: path
-    default: /etc/truthgraph
+extends_documentation_fragment:
+  - truthgraph.platform.host_state
 attributes:
   check_mode:
     support: full

@@ -26,26 +26,6 @@ options:
       - Answered is whether the host has the same ones, never what they are.
     type: dict
     default: {}
-  root:
-    description: Directory in which the host keeps the state of rollouts.
-    type: path
-    default: /var/lib/truthgraph
-  config:
-    description: Directory for configuration and secrets.
-    type: path
-    default: /etc/truthgraph
-  map:
-    description: HAProxy's map that says which slot serves.
-    type: path
-    default: /etc/truthgraph/proxy/traffic.map
-  socket:
-    description: HAProxy's socket.
-    type: path
-    default: /run/haproxy/admin.sock
-  gid:
-    description: Numeric group of the containers' user.
-    type: int
-    default: 10001
   lock:
     description:
       - Takes the lock before anything is read, so that what is read stays true. With C(owner), C(action) and C(lease), as in
@@ -64,6 +44,9 @@ options:
     description: How many of the journal's last entries to answer.
     type: int
     default: 20
+extends_documentation_fragment:
+  - truthgraph.platform.host_state
+  - truthgraph.platform.host_state.traffic
 attributes:
   check_mode:
     support: full

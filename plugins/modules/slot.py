@@ -77,26 +77,9 @@ options:
     description: Seconds that HAProxy's own check may take to find a prepared slot up.
     type: float
     default: 10
-  root:
-    description: Directory in which the host keeps the state of rollouts.
-    type: path
-    default: /var/lib/truthgraph
-  config:
-    description: Directory for configuration and secrets.
-    type: path
-    default: /etc/truthgraph
-  map:
-    description: HAProxy's map that says which slot serves.
-    type: path
-    default: /etc/truthgraph/proxy/traffic.map
-  socket:
-    description: HAProxy's socket.
-    type: path
-    default: /run/haproxy/admin.sock
-  gid:
-    description: Numeric group of the containers' user, which may read their secrets.
-    type: int
-    default: 10001
+extends_documentation_fragment:
+  - truthgraph.platform.host_state
+  - truthgraph.platform.host_state.traffic
 attributes:
   check_mode:
     support: full
