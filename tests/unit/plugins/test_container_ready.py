@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -88,6 +89,24 @@ def test_an_ended_container_is_given_up_at_once(engine: EngineDouble) -> None:
     engine.add(NAME, status="exited")
     result = ready(engine, Service(200), timeout=60)
     assert result["failed"] and "exited with code 3" in result["msg"] and result["seconds"] < 5
+
+
+def test_what_it_answered_before_it_ended_is_shown(engine: EngineDouble) -> None:
+    service = Service(503)
+    engine.add(NAME, health="starting", address="127.0.0.1")
+
+    def end_after_the_first_answer() -> None:
+        while not service.asked:
+            time.sleep(0.01)
+        service.shutdown()
+        service.server_close()
+        time.sleep(0.3)
+        engine.add(NAME, status="exited", address="127.0.0.1")
+
+    threading.Thread(target=end_after_the_first_answer, daemon=True).start()
+    result = ready(engine, service, timeout=20)
+    assert result["failed"] and "exited" in result["msg"]
+    assert "Seen last: GET /ready answered 503" in result["msg"]
 
 
 def test_another_version_is_not_the_right_one(engine: EngineDouble) -> None:
