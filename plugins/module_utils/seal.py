@@ -20,6 +20,7 @@ WATCHED = (
     "/etc/docker/certs.d/**",
     "/root/.docker/config.json",
     "/etc/haproxy/haproxy.cfg",
+    "/etc/systemd/system/haproxy.service.d/truthgraph.conf",
     "/etc/systemd/system/truthgraph-*",
     "/usr/local/lib/truthgraph/*",
     "{config}/postgres/**",
