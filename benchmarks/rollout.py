@@ -57,7 +57,7 @@ from ansible_collections.truthgraph.platform.molecule.shared.fleet import (
     tool,
     toolchain_environment,
 )
-from ansible_collections.truthgraph.platform.tests.load.client import Load
+from ansible_collections.truthgraph.platform.tests.load.client import WEIGHTS, Load
 
 DOCUMENT = CHECKOUT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
@@ -783,8 +783,8 @@ class Bench:
             f"and all {len(self.fleet.members)} hosts of the lab together.",
             f"Hosts: {system}, Docker {docker}, HAProxy {re.sub('^.*?version ', '', haproxy).split()[0]}. "
             f"Control node: {re.sub(r'[^ a-z0-9.-]', '', ansible.splitlines()[0])}, Python {sys.version.split()[0]}.",
-            f"Load: {RATE} requests per second to each target, 8 of 10 GET /health, 1 GET /ready, 1 POST "
-            f"/api/v1/verify; every second one on a connection of its own. Rounds: {self.rounds}.",
+            f"Load: {RATE} requests per second to each target, of a hundred {WEIGHTS[0]} GET /health, {WEIGHTS[1]} GET "
+            f"/ready, {WEIGHTS[2]} POST /api/v1/verify; every second one on a connection of its own. Rounds: {self.rounds}.",
         ]
 
 

@@ -34,9 +34,6 @@ RELEASE_HEADER = "X-TruthGraph-Release"
 # Requests per second for each API. The two cores that hosts, clients and control node share have time to spare for these;
 # a larger machine may be asked for more.
 RATE = int(os.environ.get("TRUTHGRAPH_TEST_RATE", "100"))
-# GET /health, GET /ready, POST verify: the last two compute an embedding each, and with a tenth of each the lab's machine is
-# too busy to answer, rollout or not.
-WEIGHTS = (98, 1, 1)
 # A client that has to wait longer for an answer has been kept waiting by the rollout.
 MOST_GAP = 1.0
 LAST_WORDS = "this release was broken on purpose"
@@ -467,7 +464,7 @@ class Clients:
 def clients(case: str, targets: t.Iterable[str] = APIS, posts_may_fail_for: float = 0) -> t.Iterator[Clients]:
     """Put load on the APIs meanwhile, and check that no client has seen a failure."""
     watched = Clients(case, {name: APIS[name] for name in targets}, posts_may_fail_for)
-    with Load(watched.targets, rate=RATE, weights=WEIGHTS) as load:
+    with Load(watched.targets, rate=RATE) as load:
         # Long enough for every kind of request to have been answered before anything happens.
         time.sleep(0.5)
         yield watched

@@ -46,7 +46,9 @@ SWEEP = 0.1
 SPARE_FILES = 64
 MOST_FILES = 32768
 CLAIM = "Water boils at a lower temperature on a mountain."
-WEIGHTS = (8, 1, 1)
+# GET /health, GET /ready, POST verify. The last two compute an embedding each: with a tenth of each, a machine that is the
+# lab, its clients and its control node is too busy to answer, rollout or not.
+WEIGHTS = (96, 1, 3)
 PATHS = (("GET", "/health"), ("GET", "/ready"), ("POST", "/api/v1/verify"))
 UNTIL_CLOSED = -1
 CHUNKED = -2
