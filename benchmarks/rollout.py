@@ -11,14 +11,16 @@ In one run, with one client at one rate (tests/load/client.py, 200 requests per 
     floor     a static server behind nothing: what this machine and this client make of a service that nobody touches
     compose   `docker compose up` with another image, and with the earlier one again
     swarm     `docker service update` of two replicas, start-first, and `docker service rollback`
-    rollout   deploy.yml, rollback.yml, and deploy.yml with nothing new, of this collection, on the whole lab
+    rollout   deploy.yml, rollback.yml, and deploy.yml with nothing new, of this collection, on the whole lab; and
+              deploy.yml with a release that ends when it starts, and with one that answers every client 500
 
 and writes a table into docs/benchmarks.md, between two markers. What the columns mean is said there.
 
 Compose and Swarm run on one API host, with the images that the rollout changes between, the environment, secrets and
 limits of the container that serves there, and a port of their own. They reach Postgres and the inference service.
-The images are two variants of the reference application that differ in a comment of truthgraph/main.py. Everything
-is deployed once before it is measured, so it is the change that is measured, and not a build or a pull.
+The images are two variants of the reference application that differ in a comment of truthgraph/main.py, and two that do
+not work. The variants are deployed once before they are measured, and the others built, so it is the change that is
+measured, and not a build or a pull.
 
 Everything that it makes is removed at the end, after a failure or Ctrl-C too, and the release that served at the
 start serves again. After a kill -9 the next run begins with that; `--clean` does nothing else. The registry keeps the
@@ -31,6 +33,7 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
+import functools
 import http.client
 import json
 import os
@@ -57,6 +60,7 @@ from ansible_collections.truthgraph.platform.molecule.shared.fleet import (
     tool,
     toolchain_environment,
 )
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import ends_at_once, fails_for_every_client
 from ansible_collections.truthgraph.platform.tests.load.client import WEIGHTS, Load
 
 DOCUMENT = CHECKOUT / "docs" / "benchmarks.md"
@@ -81,6 +85,12 @@ PLAYBOOK_TIMEOUT = 600
 MARK = "benchmarks/rollout.py"
 # For a running playbook, after Ctrl-C: it finishes or undoes what it has begun.
 PLAYBOOK_GRACE = 300
+
+# Releases that do not work: what is done to the application, and what the deploy says of each.
+BROKEN = {
+    "ends": (ends_at_once, "release that ends at its start, undone", "No request went to the new release."),
+    "fails": (fails_for_every_client, "release that answers 500 after the switch, undone", "was taken back"),
+}
 
 STATIC = """
 import asyncio
@@ -474,8 +484,8 @@ class Bench:
         self.rows: list[Row] = []
         self.notes: list[str] = []
         self.facts: list[str] = []
-        # Of the two variants: source tree, release and core image.
-        self.trees = {name: self.scratch / name for name in "ab"}
+        # Of the two variants: source tree, release and core image. The others have a source tree only.
+        self.trees = {name: self.scratch / name for name in ("a", "b", *BROKEN)}
         self.releases: dict[str, str] = {}
         self.images: dict[str, str] = {}
         self._connections = 0
@@ -490,9 +500,12 @@ class Bench:
             raise BenchError(f"On {member.name}: {script.strip()[:200]}\nended with {done.rc}: {done.stdout[-2000:]}")
         return done.stdout
 
-    def playbook(self, name: str, variables: dict[str, t.Any] | None = None, cold: bool = False) -> float:
-        """Run a playbook on the lab as an operator does, and return how long it took."""
-        command = [tool("ansible-playbook"), "-i", "inventories/lab", f"playbooks/{name}.yml"]
+    def playbook(
+        self, name: str, variables: dict[str, t.Any] | None = None, *, cold: bool = False, fails: str = ""
+    ) -> float:
+        """Run a playbook on the lab as an operator does, and return how long it took; `fails` is what it has to say."""
+        directory = "molecule/shared" if name == "prepare" else "playbooks"
+        command = [tool("ansible-playbook"), "-i", "inventories/lab", f"{directory}/{name}.yml"]
         # The lab's own releases are not to be pruned because of those that are deployed here.
         command += ["-e", json.dumps({"release_keep": 100, **(variables or {})})]
         more = {}
@@ -524,8 +537,10 @@ class Bench:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
-        if code:
-            text = log.read_text(encoding="utf-8", errors="replace")
+        text = log.read_text(encoding="utf-8", errors="replace")
+        if fails and not (code and fails in text):
+            raise BenchError(f"{name}.yml ended with {code}, and not because of what was broken:\n{text[-3000:]}")
+        if code and not fails:
             if "The fleet is locked: held by" in text:
                 raise Busy(f"{name}.yml cannot begin: another run has the lock of the fleet. Wait until it is free.")
             raise BenchError(f"{name}.yml ended with {code}:\n{text[-3000:]}")
@@ -633,6 +648,11 @@ class Bench:
             shutil.copytree(CHECKOUT / "files" / "app", tree, ignore=ignored)
             with (tree / "truthgraph" / "main.py").open("a", encoding="utf-8") as file:
                 file.write(f"\n# Variant {name} of {MARK}.\n")
+            if name in BROKEN:
+                say(f"Building the {BROKEN[name][1].partition(',')[0]} ...")
+                BROKEN[name][0](tree)
+                self.playbook("prepare", {"image_build_source": str(tree)})
+                continue
             say(f"Deploying variant {name}, to have it at hand ...")
             say(f"... {self.playbook('deploy', {'image_build_source': str(tree)}):.0f} s")
             self.releases[name] = self.serves()[self.member.name]
@@ -742,6 +762,7 @@ class Bench:
     def rollout(self) -> None:
         """Measure what the collection does on the whole lab."""
         deploy = "ansible-playbook playbooks/deploy.yml"
+        known = set(self.records(self.member))
         for _round in range(self.rounds):
             # Else an update would find the container of the earlier round, which a new release never does.
             for member in self.apis.values():
@@ -750,20 +771,21 @@ class Bench:
                     "--filter status=exited | xargs -r docker rm",
                     member=member,
                 )
-            for key, what, playbook, tree, name in (
-                ("update", "new release", "deploy", "a", "a"),
-                ("rollback", "rollback", "rollback", "", "b"),
-                ("nothing", "deploy of nothing new", "deploy", "b", ""),
+            for key, what, playbook, tree, name, fails in (
+                ("update", "new release", "deploy", "a", "a", ""),
+                *((key, what, "deploy", key, "", fails) for key, (_spoil, what, fails) in BROKEN.items()),
+                ("rollback", "rollback", "rollback", "", "b", ""),
+                ("nothing", "deploy of nothing new", "deploy", "b", "", ""),
             ):
                 say(f"This collection: {what} ...")
                 variables = {"image_build_source": str(self.trees[tree])} if tree else {}
-                run = self.under_load(
-                    self.urls,
-                    lambda playbook=playbook, variables=variables: self.playbook(playbook, variables, cold=True),
-                    self.releases.get(name, ""),
-                )
+                change = functools.partial(self.playbook, playbook, variables, cold=True, fails=fails)
+                run = self.under_load(self.urls, change, self.releases.get(name, ""))
                 command = deploy if playbook == "deploy" else "ansible-playbook playbooks/rollback.yml"
                 self.row(key, f"this collection, {len(self.urls)} API hosts: {what}", command).runs.append(run)
+            # Those that failed are in the ledger too.
+            made = [*self.releases.values(), *set(self.records(self.member)) - known]
+            self.note({**(self.noted() or {}), "made": made})
 
     def describe(self) -> list[str]:
         """Return where, when and with what it was measured, without names or paths of this machine."""
@@ -784,7 +806,8 @@ class Bench:
             f"Hosts: {system}, Docker {docker}, HAProxy {re.sub('^.*?version ', '', haproxy).split()[0]}. "
             f"Control node: {re.sub(r'[^ a-z0-9.-]', '', ansible.splitlines()[0])}, Python {sys.version.split()[0]}.",
             f"Load: {RATE} requests per second to each target, of a hundred {WEIGHTS[0]} GET /health, {WEIGHTS[1]} GET "
-            f"/ready, {WEIGHTS[2]} POST /api/v1/verify; every second one on a connection of its own. Rounds: {self.rounds}.",
+            f"/ready, {WEIGHTS[2]} POST /api/v1/verify; every second one on a connection of its own.",
+            f"Rounds: {self.rounds}.",
         ]
 
 

@@ -216,21 +216,34 @@ def test_stage_rollout(api, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     bench = object.__new__(rollout.Bench)
     bench.rows, bench.rounds = [], 1
     bench.releases = {name: name * 12 for name in "ab"}
-    bench.trees = {name: tmp_path / name for name in "ab"}
-    bench.apis = {"cpu1": types.SimpleNamespace(name="cpu1")}
+    bench.trees = {name: tmp_path / name for name in ("a", "b", *rollout.BROKEN)}
+    bench.member = types.SimpleNamespace(name="cpu1")
+    bench.apis = {"cpu1": bench.member}
+    bench.remembered = tmp_path / "bench.json"
+    ledger = [*bench.releases.values(), "e" * 12]
+    bench.records = lambda member: list(ledger)
     bench.urls = {"cpu1": f"http://127.0.0.1:{api.server_address[1]}"}
     bench.on = lambda script, seconds=0, member=None: ""
     done = []
 
-    def playbook(name, variables, cold):
-        done.append((name, variables.get("image_build_source", "")[-1:], cold))
-        api.release = bench.releases["b" if name == "rollback" else variables["image_build_source"][-1]]
+    def playbook(name, variables, cold, fails):
+        tree = pathlib.Path(variables.get("image_build_source", "")).name
+        done.append((name, tree, cold, bool(fails)))
+        if fails:
+            ledger.append(tree.ljust(12, "0"))
+        else:
+            api.release = bench.releases["b" if name == "rollback" else tree]
 
     bench.playbook = playbook
     bench.rollout()
-    assert done == [("deploy", "a", True), ("rollback", "", True), ("deploy", "b", True)]
-    assert [row.key for row in bench.rows] == ["update", "rollback", "nothing"]
-    update, rollback, nothing = (row.runs[0] for row in bench.rows)
+    broken = [("deploy", name, True, True) for name in rollout.BROKEN]
+    assert done == [("deploy", "a", True, False), *broken, ("rollback", "", True, False), ("deploy", "b", True, False)]
+    assert [row.key for row in bench.rows] == ["update", *rollout.BROKEN, "rollback", "nothing"]
+    update, *undone, rollback, nothing = (row.runs[0] for row in bench.rows)
+    assert all(run.answers is None for run in undone)
+    # What was there before is not its to forget, those that failed are.
+    made = {*bench.releases.values(), *(name.ljust(12, "0") for name in rollout.BROKEN)}
+    assert set(bench.noted()["made"]) == made
     assert 0 <= update.answers < 1 and 0 <= rollback.answers < 1 and nothing.answers is None
     assert update.failed_idempotent == update.failed_others == 0 and update.requests > 50
     assert len(rollout.kamal_table(bench.rows, 0)) == 7
