@@ -251,6 +251,15 @@ def leftovers(states: dict[str, State], lock_host: str) -> dict[str, t.Any]:
     why += [f"{record['id']} is {record['result']} in the ledger" for record in unfinished]
     # The lock host's record is the decision: with it the release is finished, without it undone.
     noted = [state[name]["release"] for state in states.values() for name in ("pending", "undone") if state[name]]
+    # Where it has finished, another host may not have come to it.
+    serving = live_release(states[lock_host]) if lock_host in states else ""
+    for host, state in states.items():
+        for release, record in state["records"].items():
+            result = records.get(release, {}).get("result")
+            behind = record.get("result") in ("pending", "committed")
+            if behind and (result == "failed" or (result == "stable" and release == serving)):
+                why.append(f"{host} does not know that {release} is {result}")
+                noted.append(release)
     decided = [record["id"] for record in unfinished if record["result"] == "committed"]
     decided += [release for release in noted if records.get(release, {}).get("result") == "stable"]
     if not decided and not unfinished and not noted:
