@@ -487,6 +487,21 @@ def test_what_was_not_decided_on_is_undone_beside_an_earlier_stable_release(name
     assert (found["what"], found["release"]) == ("undo", "r2")
 
 
+@pytest.mark.parametrize(
+    ("result", "serves", "what"), [("stable", "r2", "finish"), ("stable", "r1", "nothing"), ("failed", "r1", "undo")]
+)
+def test_a_host_that_did_not_come_to_the_end_is_brought_there(result: str, serves: str, what: str) -> None:
+    """It was killed after the lock host's record had said how it ends, and before another host's did."""
+    states = deployed(wanted())
+    states["a"]["records"] = record("r2", result, started_at=2)
+    states["a"]["traffic"] = {"api": "blue", "api_blue": serves}
+    states["b"]["records"] = record("r2", "pending", started_at=2)
+    found = rollout.leftovers(states, "a")
+    assert found["what"] == what
+    assert found["why"] == ([] if what == "nothing" else [f"b does not know that r2 is {result}"])
+    assert what == "nothing" or found["release"] == "r2"
+
+
 def test_only_the_lock_host_says_what_was_committed() -> None:
     states = deployed(wanted())
     states["b"]["records"] = record("r2", "committed")
