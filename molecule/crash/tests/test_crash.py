@@ -121,7 +121,9 @@ def test_host_restarts_during_the_bake(fleet, under_load):
             cpu2.restart()
             run = running.result()
         assert run.code != 0, str(run)
-        assert "cpu2: cannot be reached" in run.last_words, str(run)
+        # It depends on what ends first there, the proxy that is watched or SSH.
+        lost = "cpu2: cannot be reached" in run.last_words
+        assert lost or re.search(r"cpu2: The new slot .* HAProxy does not answer", run.last_words), str(run)
         # The host came back with what had served before the switch that nobody confirmed.
         found = cpu2.look("s.slots and s.slots['truthgraph-api-" + before["cpu2"].slot + "']['health'] == 'healthy'", 60)
         assert found.release == old, found.map
@@ -129,7 +131,7 @@ def test_host_restarts_during_the_bake(fleet, under_load):
         fleet.check_serves(old, without={"cpu2"})
         run = play("status")
         assert run.code == 0, str(run)
-        assert "was interrupted" in run.said, str(run)
+        assert "was interrupted" in run.said or not lost, str(run)
         fleet.check_serves(old)
         run = fleet.deploy("other")
         assert run.code == 0, str(run)
