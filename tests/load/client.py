@@ -596,7 +596,8 @@ class Load:
             start_new_session=True,
         )
         # Users have machines of their own: what this one is busy with must not keep their requests from being sent. The
-        # kernel divides the processor between sessions, so it is the session that has to come first.
+        # kernel divides the processor between sessions, so it is the session that has to come first. Where that is not allowed,
+        # the answer counts how late the client itself was ("late", "max_late").
         with contextlib.suppress(OSError), open(f"/proc/{self._process.pid}/autogroup", "w", encoding="ascii") as file:
             file.write("-15")
         try:

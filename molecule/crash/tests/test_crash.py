@@ -128,10 +128,11 @@ def test_host_restarts_during_the_bake(fleet, under_load):
         found = cpu2.look("s.slots and s.slots['truthgraph-api-" + before["cpu2"].slot + "']['health'] == 'healthy'", 60)
         assert found.release == old, found.map
         assert header(APIS["cpu2"]) == old
-        fleet.check_serves(old, without={"cpu2"})
+        # Who was missed by SSH could not be told to clean up; the other has done so before it went.
+        fleet.check_serves(old, without={"cpu2"} if lost else ())
         run = play("status")
         assert run.code == 0, str(run)
-        assert "was interrupted" in run.said or not lost, str(run)
+        assert ("was interrupted" in run.said) == lost, str(run)
         fleet.check_serves(old)
         run = fleet.deploy("other")
         assert run.code == 0, str(run)
