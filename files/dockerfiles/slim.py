@@ -114,11 +114,13 @@ def forget_installation(root: pathlib.Path) -> None:
         path.write_text("".join(line for line in lines if "/uv_cache.json," not in line), encoding="utf-8")
 
 
-def main(root: pathlib.Path) -> None:
-    """Treat a virtual environment, or a directory that packages were installed into."""
-    forget_installation(root)
+def main(root: pathlib.Path, keep: bool = False) -> None:
+    """Treat a virtual environment, or a directory that packages were installed into; keep all of it if so wanted."""
+    if not keep:
+        forget_installation(root)
     for site in list(root.glob("lib/python*/site-packages")) or [root]:
-        remove(site)
+        if not keep:
+            remove(site)
         # A file for another Python version, of which some packages carry a few, does not compile; nothing imports it.
         compileall.compile_dir(
             site, quiet=2, workers=0, maxlevels=100, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH
@@ -130,4 +132,4 @@ def main(root: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    main(pathlib.Path(sys.argv[-1]), keep="--keep" in sys.argv)

@@ -120,6 +120,11 @@ def start(path: str, config: dict[str, t.Any]) -> None:
     prober.write_whole(os.path.join(path, "process.json"), known)
 
 
+def does_this(path: str, config: dict[str, t.Any]) -> bool:
+    """Say whether a process runs that does just this for the same owner."""
+    return "owner" in config and bool(running(path)) and read_json(os.path.join(path, "config.json")) == config
+
+
 def counts(path: str) -> dict[str, t.Any]:
     """Return what a run directory holds now."""
     active = bool(running(path))
@@ -185,6 +190,6 @@ def act(state: str, path: str, config: dict[str, t.Any]) -> dict[str, t.Any]:
     if state == "started" and not config["targets"]:
         end(path)
         return {**NOTHING, "running": False, "reason": "there are no targets"}
-    if state == "started":
+    if state == "started" and not does_this(path, config):
         start(path, config)
     return counts(path)

@@ -21,5 +21,6 @@ class FilterModule:
             "release_live": rollout.live_release,
             "release_unsealed": rollout.unsealed,
             "rollback_targets": rollout.rollback_targets,
+            "rollback_choice": rollout.rollback_choice,
             "owner_gone": rollout.owner_gone,
         }

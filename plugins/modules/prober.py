@@ -19,7 +19,8 @@ description:
 options:
   state:
     description:
-      - V(started) starts it. One that still runs in the same directory is ended first.
+      - V(started) starts it. One that still runs in the same directory is ended first, unless it does the same for the
+        same owner; that one goes on.
       - V(read) returns the counts so far, of the last run if none runs now.
       - V(stopped) ends it and returns the final counts.
     type: str
@@ -57,7 +58,7 @@ attributes:
     description: Nothing on any host is changed.
   idempotent:
     support: full
-    description: Nothing on any host is changed. Started again, it begins to count anew.
+    description: Nothing on any host is changed. Started again for another owner, it begins to count anew.
 author:
   - TruthGraph platform (@truthgraph)
 """

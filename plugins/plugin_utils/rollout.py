@@ -359,6 +359,27 @@ def rollback_targets(
     return sorted(rows, key=lambda row: (row["activated_at"], row["release"]), reverse=True)
 
 
+def rollback_choice(rows: list[dict[str, t.Any]], wanted: str) -> dict[str, str]:
+    """Choose from what `rollback_targets` lists: `release`, the wanted one or the one that served last, and `problem`."""
+    possible = [row["release"] for row in rows if not row["problem"]]
+    release = wanted or next(iter(possible), "")
+    found = next((row for row in rows if row["release"] == release), None)
+    if found and not found["problem"]:
+        return {"release": release, "problem": ""}
+    if found:
+        problem = f"Release {release} cannot be returned to: {found['problem']}."
+    elif release:
+        problem = f"There is no release {release} in the ledger, or it serves already."
+    else:
+        problem = "There is no earlier release that was ever stable."
+    way_out = (
+        f"What can be returned to: {', '.join(possible)} (-e release=ID)."
+        if possible
+        else "There is nothing else to return to; deploy the source that you want."
+    )
+    return {"release": release, "problem": f"{problem} {way_out}"}
+
+
 def schema_problem(record: dict[str, t.Any], records: list[dict[str, t.Any]]) -> str:
     """Say why a release cannot live with the database as all releases have left it; empty if it can.
 

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -27,6 +28,10 @@ STATEMENT_TIMEOUT_MILLISECONDS = 4000
 # The whole of a query with its wait for a connection. It ends what the timeouts above cannot see, such as a server
 # that accepts connections and never answers.
 QUERY_SECONDS = 6
+# A connection that breaks, as when the engine of the database's host restarts, is replaced for so long. Each query may be
+# sent again: those that read, and the one that stores, which stores an equal text once.
+RECONNECT_SECONDS = 3
+RECONNECT_INTERVAL_SECONDS = 0.1
 
 # hnsw.ef_search bounds how many rows the index can answer. Its default of 40 is below the largest limit.
 SERVER_OPTIONS = f"-c statement_timeout={STATEMENT_TIMEOUT_MILLISECONDS} -c hnsw.ef_search={MAX_RESULTS * 2}"
@@ -135,7 +140,7 @@ class Database:
         async def query(connection: AsyncConnection) -> UUID:
             return (await connection.execute(STORE, parameters)).scalar_one()
 
-        return await self._run(self._engine, query)
+        return await self._run(self._engine, query, RECONNECT_SECONDS)
 
     async def nearest(self, embedding: list[float], limit: int) -> list[Evidence]:
         """Answer the stored texts that are nearest to a vector, nearest first."""
@@ -145,7 +150,7 @@ class Database:
             rows = await connection.execute(NEAREST, parameters)
             return [Evidence(row.id, row.text, row.source, row.similarity) for row in rows]
 
-        return await self._run(self._engine, query)
+        return await self._run(self._engine, query, RECONNECT_SECONDS)
 
     async def check(self) -> None:
         """Return if the database answers and its schema is there."""
@@ -154,6 +159,7 @@ class Database:
             if (await connection.execute(READY)).first() is None:
                 raise ComponentUnavailable(DATABASE, "the database has no schema; run: alembic upgrade head")
 
+        # Without patience: what is wrong now is the answer.
         await self._run(self._probe, query)
 
     async def close(self) -> None:
@@ -164,13 +170,25 @@ class Database:
             if engine is not None:
                 await engine.dispose()
 
-    async def _run(self, engine: AsyncEngine | None, query: Callable[[AsyncConnection], Awaitable[Answer]]) -> Answer:
+    async def _run(
+        self,
+        engine: AsyncEngine | None,
+        query: Callable[[AsyncConnection], Awaitable[Answer]],
+        patience: float = 0,
+    ) -> Answer:
         if engine is None:
             raise ComponentUnavailable(DATABASE, "DATABASE_URL is not set")
 
         async def transaction() -> Answer:
-            async with engine.begin() as connection:
-                return await query(connection)
+            until = time.monotonic() + patience
+            while True:
+                try:
+                    async with engine.begin() as connection:
+                        return await query(connection)
+                except OperationalError as error:
+                    if not connection_lost(error) or time.monotonic() > until:
+                        raise
+                await asyncio.sleep(RECONNECT_INTERVAL_SECONDS)
 
         # Cancelling a psycopg query waits for the server to confirm it. A server that hangs would hang the request
         # too, so after the deadline the query is left to end by itself and the client gets its answer.
@@ -201,6 +219,11 @@ class Database:
         self._abandoned.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.info("an abandoned query ended: %s", summary(task.exception()))
+
+
+def connection_lost(error: OperationalError) -> bool:
+    """Whether there was no connection, or none any more; what the server refuses has a code."""
+    return error.connection_invalidated or getattr(error.orig, "sqlstate", None) is None
 
 
 def summary(error: BaseException) -> str:

@@ -118,8 +118,12 @@ def test_no_package_cache(image):
     assert [path for path in image.files if path.endswith((".whl", ".deb"))] == []
 
 
-def test_no_bytecode_of_build_time_only_tools(image):
-    assert [path for path in image.files if "/__pycache__/" in path and path.startswith("/app/")] == []
+def test_the_source_is_compiled(image):
+    # No start compiles it again: nobody may write there.
+    sources = {path for path in image.files if path.startswith("/app/") and path.endswith(".py")}
+    compiled = {path for path in image.files if path.startswith("/app/") and path.endswith(".pyc")}
+    assert len(sources) > 5
+    assert {path.replace("/__pycache__", "").partition(".cpython-")[0] + ".py" for path in compiled} == sources
 
 
 def test_runs_as_a_user_that_is_not_root(image):

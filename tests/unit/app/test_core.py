@@ -218,6 +218,37 @@ def test_a_database_that_accepts_and_stays_silent_is_no_hang(app_path, monkeypat
     asyncio.run(main())
 
 
+def test_a_query_but_no_check_replaces_a_connection_that_breaks(app_path, monkeypatch):
+    from truthgraph import database as module
+    from truthgraph.errors import ComponentUnavailable
+
+    monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.5)
+    connections = []
+    counts = []
+
+    async def main():
+        async def hang_up(reader, writer):
+            connections.append(writer)
+            writer.close()
+
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        database = module.Database(f"postgresql://u:p@127.0.0.1:{port}/d")
+        try:
+            for ask in (database.check, lambda: database.nearest(VECTOR, 1)):
+                connections.clear()
+                with pytest.raises(ComponentUnavailable, match="cannot be reached"):
+                    await ask()
+                counts.append(len(connections))
+        finally:
+            await database.close()
+            server.close()
+
+    asyncio.run(main())
+    once, again = counts
+    assert again >= 3 * once
+
+
 @pytest.mark.parametrize("url", ["no address with secret", "mysql://u:secret@h/d"])
 def test_a_wrong_database_url_is_refused_without_repeating_it(app_path, url):
     from truthgraph.database import engine_url

@@ -87,6 +87,15 @@ def test_a_directory_of_packages_works_too(slim, tmp_path):
     assert list((tmp_path / "model" / "__pycache__").iterdir())
 
 
+def test_a_source_tree_is_compiled_and_kept_as_it_is(site, tmp_path):
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    subprocess.run([sys.executable, SLIM, "--keep", tmp_path], check=True)
+    after = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert before < after
+    assert {path.suffix for path in after - before} == {".pyc"}
+    assert (site / "one/tests/test_core.py") in after
+
+
 def test_what_the_installer_leaves_goes(slim, site, tmp_path):
     notes = site / "one-1.dist-info" / "uv_cache.json"
     notes.parent.mkdir()

@@ -319,6 +319,16 @@ def test_started_again_it_counts_anew(service: Service, path: Path) -> None:
     assert not action.counts(str(path))["measured"]
 
 
+def test_started_again_for_the_same_owner_it_goes_on(service: Service, path: Path) -> None:
+    options = {"targets": {"cpu1": service.url}, "rate": 50}
+    run(path, "started", **options, owner=os.getpid())
+    first = action.running(str(path))
+    run(path, "started", **options, owner=os.getpid())
+    assert action.running(str(path)) == first
+    run(path, "started", **options, owner=os.getppid())
+    assert action.running(str(path)) not in (0, first)
+
+
 def test_it_ends_with_its_owner(service: Service, path: Path) -> None:
     with subprocess.Popen(["sleep", "30"]) as owner:
         known = {"pid": owner.pid, "start_time": engine.start_time(owner.pid)}

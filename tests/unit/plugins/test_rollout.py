@@ -548,6 +548,27 @@ def test_the_one_that_served_last_is_first_and_the_live_one_is_left_out() -> Non
     assert set(targets(states).values()) == {""}
 
 
+@pytest.mark.parametrize(
+    ("wanted_release", "release", "problem"),
+    [
+        ("", "r2", ""),
+        ("r1", "r1", ""),
+        ("r0", "r0", "Release r0 cannot be returned to: it was never stable (failed). What can be returned to: r2, r1 "),
+        ("r3", "r3", "There is no release r3 in the ledger, or it serves already. What can be returned to: r2, r1 "),
+    ],
+)
+def test_a_choice(wanted_release: str, release: str, problem: str) -> None:
+    states = ledger("r3", record("r0", "failed"), stable("r1", 10), stable("r2", 20), stable("r3", 30))
+    found = rollout.rollback_choice(rows(states), wanted_release)
+    assert found["release"] == release
+    assert found["problem"].startswith(problem) and bool(found["problem"]) == bool(problem)
+
+
+def test_no_choice() -> None:
+    found = rollout.rollback_choice([], "")
+    assert found["problem"].startswith("There is no earlier release that was ever stable. There is nothing else")
+
+
 def test_a_rollback_can_be_rolled_back() -> None:
     states = ledger("r1", stable("r1", 10, activated_at=40), stable("r2", 20), stable("r3", 30, result="rolled back"))
     assert list(targets(states)) == ["r3", "r2"] and targets(states)["r3"] == ""
