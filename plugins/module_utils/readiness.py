@@ -124,8 +124,8 @@ def watch(docker: DockerCli, wanted: dict[str, t.Any]) -> tuple[bool, dict[str, 
         result["seen"] = seen or result["seen"]
         result["condition"] = words
         answer = seen if " answered " in seen else answer
-        passes = passes + 1 if good and healthy else 0
-        if passes >= wanted["passes"]:
+        passes = passes + 1 if good else 0
+        if passes >= wanted["passes"] and healthy:
             break
         if lost(info, restarts):
             # What a container answered before it ended says more than that it answers no more.
@@ -135,7 +135,7 @@ def watch(docker: DockerCli, wanted: dict[str, t.Any]) -> tuple[bool, dict[str, 
             break
         time.sleep(wanted["interval"])
     result["seconds"] = round(time.monotonic() - start, 2)
-    return passes >= wanted["passes"], result
+    return passes >= wanted["passes"] and healthy, result
 
 
 def log_without_questions(docker: DockerCli, name: str, path: str, count: int) -> list[str]:

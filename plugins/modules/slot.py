@@ -248,7 +248,7 @@ class Host:
         wanted = {
             **{"name": name, "network": plan["place"]["network"], "port": plan["port"], "path": ready["path"]},
             **{"passes": ready["passes"], "timeout": ready["timeout"], "expect": {}, "log_lines": 30},
-            **{"request_timeout": 5.0, "interval": 0.2},
+            **{"request_timeout": 5.0, "interval": 0.1},
         }
         passed, result = readiness.watch(self.docker, wanted)
         problem = "" if passed else readiness.failure(self.docker, wanted, result)[0]
