@@ -19,6 +19,9 @@ SECRETS_TARGET = "/run/secrets/truthgraph"
 # Where the processor is short, what serves comes before what only starts, and before what a run does on its host.
 STARTING = ("--restart", "no", "--cpu-shares", "512")
 SERVING = ("--restart", "unless-stopped", "--cpu-shares", "4096")
+# An earlier slot that goes on running; the restart policy is also the mark by which it is known.
+STANDBY_POLICY = "on-failure"
+STANDBY = ("--restart", STANDBY_POLICY, "--cpu-shares", "512")
 LABELS = ("fleet", "service", "slot", "identity", "run")
 
 
@@ -103,6 +106,7 @@ def describe(info: dict[str, t.Any]) -> dict[str, t.Any]:
         "id": info.get("Id", ""),
         **{name: labels.get(f"truthgraph.{name}", "") for name in LABELS},
         "state": state["Status"],
+        "standby": info["HostConfig"]["RestartPolicy"]["Name"] == STANDBY_POLICY,
         "health": (state.get("Health") or {}).get("Status", ""),
         "started_at": state.get("StartedAt", ""),
         "image": info["Config"]["Image"],

@@ -73,6 +73,11 @@ options:
     description: Seconds after which a host switches back by itself if nobody confirms the switch.
     type: float
     default: 120
+  standby:
+    description: The services whose earlier slot V(settled) lets run on, without requests, so that a return needs no start.
+    type: list
+    elements: str
+    default: []
   up_timeout:
     description: Seconds that HAProxy's own check may take to find a prepared slot up.
     type: float
@@ -385,14 +390,19 @@ class Host:
         return [key for key, value in entries.items() if key.startswith("inference_") and value == slot]
 
     def retire(self, service: str, slot: str, timeout: float) -> None:
-        """Let a slot finish its requests, then stop it. Its container is kept."""
+        """Let a slot finish its requests, then stop it or have it stand by. Its container is kept."""
         name = slots.container_name(service, slot)
         info = self.docker.inspect(name)
-        if info is None or info["State"]["Status"] != "running":
+        stands_by = service in self.parameters["standby"]
+        if info is None or info["State"]["Status"] != "running" or (stands_by and slots.describe(info)["standby"]):
             return
         began = time.monotonic()
         while self.proxy.answers and self.proxy.sessions(f"{service}_{slot}") and time.monotonic() - began < timeout:
             time.sleep(POLL)
+        if stands_by:
+            self.docker.run("update", *slots.STANDBY, name)
+            self.actions.append(f"{name} stands by")
+            return
         self.docker.run("update", *slots.STARTING, name)
         self.docker.run("stop", name)
         self.actions.append(f"{name} stopped")
@@ -425,7 +435,8 @@ class Host:
         if info is None:
             return
         found = slots.describe(info)
-        if found["state"] in ("exited", "created") and found["identity"] not in (plan.get("identity"), self.parameters["release"]):
+        kept = found["state"] in ("exited", "created") or found["standby"]
+        if kept and found["identity"] not in (plan.get("identity"), self.parameters["release"]):
             return
         deadline = time.monotonic() + plan.get("drain", 30)
         while self.proxy.answers and self.proxy.sessions(f"{service}_{slot}") and time.monotonic() < deadline:
@@ -450,6 +461,7 @@ def main() -> None:
             "bake_errors": {"type": "int", "default": 3},
             "bake_error_percent": {"type": "float", "default": 1},
             "undo_after": {"type": "float", "default": 120},
+            "standby": {"type": "list", "elements": "str", "default": []},
             "up_timeout": {"type": "float", "default": 10},
             "root": {"type": "path", "default": "/var/lib/truthgraph"},
             "config": {"type": "path", "default": "/etc/truthgraph"},

@@ -241,7 +241,8 @@ def leftovers(states: dict[str, State], lock_host: str) -> dict[str, t.Any]:
             why.append(f"{host} still has the earlier slot behind the new one")
         for service in slots.SERVICES:
             idle = traffic.other(live_slot(state, service))
-            if live_slot(state, service) and container_in(state, service, idle).get("state") == "running":
+            found = container_in(state, service, idle)
+            if live_slot(state, service) and found.get("state") == "running" and not found.get("standby"):
                 why.append(f"{host} still runs {slots.container_name(service, idle)}")
     records = states.get(lock_host, {}).get("records", {})
     unfinished = sorted(

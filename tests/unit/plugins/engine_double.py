@@ -75,13 +75,13 @@ elif arguments[0] == "create":
         "Name": "/" + value("--name"),
         "Config": {{"Labels": dict(label.split("=", 1) for label in labels), "Image": arguments[image]}},
         "State": {{"Status": "created", "ExitCode": 0}},
-        "HostConfig": {{"RestartPolicy": value("--restart")}},
+        "HostConfig": {{"RestartPolicy": {{"Name": value("--restart")}}}},
         "NetworkSettings": {{"Networks": {{value("--network"): {{"IPAddress": value("--ip")}}}}}},
     }}
     json.dump(info, open(path(value("--name")), "w"))
 elif arguments[0] == "update":
     info = json.load(open(path(name)))
-    info.setdefault("HostConfig", {{}})["RestartPolicy"] = arguments[arguments.index("--restart") + 1]
+    info.setdefault("HostConfig", {{}})["RestartPolicy"] = {{"Name": arguments[arguments.index("--restart") + 1]}}
     json.dump(info, open(path(name), "w"))
 elif arguments[0] == "rename":
     os.rename(path(arguments[1]), path(arguments[2]))

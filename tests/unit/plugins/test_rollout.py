@@ -425,6 +425,7 @@ def idle_container(state: str) -> dict[str, str]:
 def test_nothing_is_left() -> None:
     states = deployed(wanted(), records=record("r1", "stable"))
     states["a"]["containers"].append(idle_container("exited"))
+    states["b"]["containers"].append({**idle_container("running"), "standby": True})
     found = rollout.leftovers(states, "a")
     assert (found["what"], found["why"]) == ("nothing", [])
     assert rollout.leftovers({}, "a")["what"] == "nothing"

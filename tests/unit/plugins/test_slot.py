@@ -434,6 +434,28 @@ def test_a_switch_is_settled(host: Host) -> None:
     assert not host.run("settled")["changed"]
 
 
+def test_what_served_before_stands_by_and_is_returned_to_without_a_start(host: Host) -> None:
+    prepared(host)
+    host.run("committed")
+    assert f"{BLUE} stands by" in host.run("settled", standby=["api"])["actions"]
+    assert host.engine.containers == {BLUE: "running", GREEN: "running"}
+    # It gets no request.
+    assert host.traffic == {"api": "green", "api_green": NEW, "egress_green": KEY}
+    assert not host.run("settled", standby=["api"])["changed"]
+    back = host.plan(slot="blue", live="green", identity=OLD, map={"api_blue": OLD, "egress_blue": KEY})
+    (host.engine.home / "commands").unlink()
+    host.run("prepared", back, release=OLD)
+    assert host.commands == [] and host.service.asked[-1] == "GET /ready"
+
+
+def test_a_slot_that_stands_by_outlasts_the_undoing_of_another_release(host: Host) -> None:
+    prepared(host)
+    host.run("committed")
+    host.run("settled", standby=["api"])
+    host.run("undone", host.plan(slot="blue", live="green", identity="newer"), release="newer")
+    assert host.engine.containers == {BLUE: "running", GREEN: "running"}
+
+
 def test_what_served_before_finishes_its_requests(host: Host) -> None:
     prepared(host)
     host.run("committed")
