@@ -11,8 +11,9 @@ In one run, with one client at one rate (tests/load/client.py, 200 requests per 
     floor     a static server behind nothing: what this machine and this client make of a service that nobody touches
     compose   `docker compose up` with another image, and with the earlier one again
     swarm     `docker service update` of two replicas, start-first, and `docker service rollback`
-    rollout   deploy.yml, rollback.yml, and deploy.yml with nothing new, of this collection, on the whole lab; and
-              deploy.yml with a release that ends when it starts, and with one that answers every client 500
+    rollout   deploy.yml, rollback.yml with and without release_standby, and deploy.yml with nothing new, of this
+              collection, on the whole lab; and deploy.yml with a release that ends when it starts, and with one that
+              answers every client 500
 
 and writes a table into docs/benchmarks.md, between two markers. What the columns mean is said there.
 
@@ -68,7 +69,7 @@ BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 STAGES = ("floor", "compose", "swarm", "rollout")
 
 # Kamal 2.12 on one host of the lab machine, in seconds: measured before, not by this program.
-KAMAL = {"update": (6.9, 8.0), "rollback": (5.6, 6.3), "nothing": (4.8, 5.7)}
+KAMAL = {"update": (6.9, 8.0), "standby": (5.6, 6.3), "rollback": (5.6, 6.3), "nothing": (4.8, 5.7)}
 KAMAL_GAP, KAMAL_REQUESTS = 0.047, 37331
 
 RATE = 200
@@ -763,6 +764,8 @@ class Bench:
         """Measure what the collection does on the whole lab."""
         deploy = "ansible-playbook playbooks/deploy.yml"
         known = set(self.records(self.member))
+        say("Preparing the hosts again, after what the other stages have installed on one ...")
+        self.playbook("deploy", {"image_build_source": str(self.trees["b"])})
         for _round in range(self.rounds):
             # Else an update would find the container of the earlier round, which a new release never does.
             for member in self.apis.values():
@@ -771,14 +774,18 @@ class Bench:
                     "--filter status=exited | xargs -r docker rm",
                     member=member,
                 )
-            for key, what, playbook, tree, name, fails in (
-                ("update", "new release", "deploy", "a", "a", ""),
-                *((key, what, "deploy", key, "", fails) for key, (_spoil, what, fails) in BROKEN.items()),
-                ("rollback", "rollback", "rollback", "", "b", ""),
-                ("nothing", "deploy of nothing new", "deploy", "b", "", ""),
+            for key, what, playbook, tree, name, stands_by in (
+                ("update", "new release", "deploy", "a", "a", True),
+                ("standby", "rollback to what stands by", "rollback", "", "b", True),
+                ("standby", "rollback to what stands by", "rollback", "", "a", False),
+                ("rollback", "rollback to what was stopped", "rollback", "", "b", False),
+                *((key, what, "deploy", key, "", False) for key, (_spoil, what, _fails) in BROKEN.items()),
+                ("nothing", "deploy of nothing new", "deploy", "b", "", False),
             ):
                 say(f"This collection: {what} ...")
                 variables = {"image_build_source": str(self.trees[tree])} if tree else {}
+                variables["release_standby"] = stands_by
+                fails = BROKEN[key][2] if key in BROKEN else ""
                 change = functools.partial(self.playbook, playbook, variables, cold=True, fails=fails)
                 run = self.under_load(self.urls, change, self.releases.get(name, ""))
                 command = deploy if playbook == "deploy" else "ansible-playbook playbooks/rollback.yml"

@@ -227,27 +227,37 @@ def test_stage_rollout(api, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     bench.on = lambda script, seconds=0, member=None: ""
     done = []
 
-    def playbook(name, variables, cold, fails):
+    def playbook(name, variables, cold=False, fails=""):
         tree = pathlib.Path(variables.get("image_build_source", "")).name
-        done.append((name, tree, cold, bool(fails)))
+        done.append((name, tree, cold, bool(fails), variables.get("release_standby")))
         if fails:
             ledger.append(tree.ljust(12, "0"))
         else:
-            api.release = bench.releases["b" if name == "rollback" else tree]
+            back = "a" if api.release == bench.releases["b"] else "b"
+            api.release = bench.releases[back if name == "rollback" else tree]
 
     bench.playbook = playbook
     bench.rollout()
-    broken = [("deploy", name, True, True) for name in rollout.BROKEN]
-    assert done == [("deploy", "a", True, False), *broken, ("rollback", "", True, False), ("deploy", "b", True, False)]
-    assert [row.key for row in bench.rows] == ["update", *rollout.BROKEN, "rollback", "nothing"]
-    update, *undone, rollback, nothing = (row.runs[0] for row in bench.rows)
+    assert done == [
+        # So that nothing but the change is measured.
+        ("deploy", "b", False, False, None),
+        ("deploy", "a", True, False, True),
+        ("rollback", "", True, False, True),
+        ("rollback", "", True, False, False),
+        ("rollback", "", True, False, False),
+        *(("deploy", name, True, True, False) for name in rollout.BROKEN),
+        ("deploy", "b", True, False, False),
+    ]
+    assert [row.key for row in bench.rows] == ["update", "standby", "rollback", *rollout.BROKEN, "nothing"]
+    assert len(bench.rows[1].runs) == 2
+    update, _standby, rollback, *undone, nothing = (row.runs[0] for row in bench.rows)
     assert all(run.answers is None for run in undone)
     # What was there before is not its to forget, those that failed are.
     made = {*bench.releases.values(), *(name.ljust(12, "0") for name in rollout.BROKEN)}
     assert set(bench.noted()["made"]) == made
     assert 0 <= update.answers < 1 and 0 <= rollback.answers < 1 and nothing.answers is None
     assert update.failed_idempotent == update.failed_others == 0 and update.requests > 50
-    assert len(rollout.kamal_table(bench.rows, 0)) == 7
+    assert len(rollout.kamal_table(bench.rows, 0)) == 9
 
 
 def test_bake_window_is_that_of_the_role() -> None:
