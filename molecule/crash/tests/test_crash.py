@@ -80,9 +80,12 @@ def test_killed(fleet, under_load, killed, step, following):
 
     # It says what it has found, and whose lock that was.
     assert re.search(r"Took over the lock of .*owner gone", run.said), str(run)
+    # What was begun on the API hosts ends without the run that began it, and of a rollback the inference host has no part:
+    # then nothing is left to be finished.
+    may_be_done = killed == "rollback" and step == "settle"
     if outcome == "nothing":
         assert "was interrupted" not in run.said, str(run)
-    else:
+    elif not may_be_done or "was interrupted" in run.said:
         assert re.search(rf"was interrupted \(.+\)\. Release {new} is now {outcome}", run.said, re.DOTALL), str(run)
     for name in APIS:
         assert set(seen.releases(name)) <= {old, new}, name
