@@ -118,7 +118,8 @@ def test_the_identity_is_no_part_of_the_digest() -> None:
     ]
 
 
-def test_a_container_is_described() -> None:
+@pytest.mark.parametrize(("policy", "standby"), [("on-failure", True), ("no", False), ("unless-stopped", False)])
+def test_a_container_is_described(policy: str, standby: bool) -> None:
     labels = {f"truthgraph.{name}": name for name in slots.LABELS}
     labels |= {"org.opencontainers.image.revision": "0123", "other": "thing"}
     info = {
@@ -126,10 +127,11 @@ def test_a_container_is_described() -> None:
         "Name": "/truthgraph-api-green",
         "Config": {"Labels": labels, "Image": "registry/core@sha256:abc"},
         "State": {"Status": "running", "Health": {"Status": "healthy"}, "StartedAt": "2026-01-01T00:00:00Z"},
+        "HostConfig": {"RestartPolicy": {"Name": policy}},
     }
     assert slots.describe(info) == {
         **{"id": "0f3a", "name": "truthgraph-api-green", "image": "registry/core@sha256:abc"},
-        **{"revision": "0123", "version": ""},
+        **{"revision": "0123", "version": "", "standby": standby},
         **{"state": "running", "health": "healthy", "started_at": "2026-01-01T00:00:00Z"},
         **{name: name for name in slots.LABELS},
     }
@@ -137,6 +139,7 @@ def test_a_container_is_described() -> None:
 
 def test_a_container_that_is_not_ours_is_described_too() -> None:
     info = {"Name": "/x", "Config": {"Labels": None, "Image": "i"}, "State": {"Status": "created", "Health": None}}
+    info["HostConfig"] = {"RestartPolicy": {"Name": "no"}}
     found = slots.describe(info)
     assert found["service"] == found["run"] == found["health"] == "" and found["state"] == "created"
 
