@@ -1,4 +1,7 @@
-"""Whether a container has proved itself: it runs, calls itself healthy, and answers well several times in a row."""
+"""Whether a container has proved itself: it runs, answers well several times in a row, and does not call itself unhealthy.
+
+Who is asked nothing proves itself by calling itself healthy.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +52,8 @@ def ask(
     return True, seen
 
 
-def condition(info: dict[str, t.Any]) -> tuple[bool, str]:
-    """Return whether a container runs and is healthy as far as it says, and its condition in words."""
+def condition(info: dict[str, t.Any]) -> tuple[str, str]:
+    """Return what the engine says of a container's health, empty if it does not run, and its condition in words."""
     state = info["State"]
     words = state["Status"]
     if words == "exited":
@@ -66,7 +69,7 @@ def condition(info: dict[str, t.Any]) -> tuple[bool, str]:
         checks = [check for check in health.get("Log") or [] if check.get("ExitCode")]
         if status != "healthy" and checks:
             words += f" ({checks[-1].get('Output', '').strip()[:SHOWN]})"
-    return state["Status"] == "running" and status in ("none", "healthy"), words
+    return status if state["Status"] == "running" else "", words
 
 
 def lost(info: dict[str, t.Any], restarts: int) -> bool:
@@ -98,19 +101,20 @@ def watch(docker: DockerCli, wanted: dict[str, t.Any]) -> tuple[bool, dict[str, 
     result: dict[str, t.Any] = {"seen": "no answer", "address": ""}
     passes = 0
     restarts: int | None = None
-    healthy = good = False
+    # What answers well need not wait for the engine, which looks at its leisure.
+    accepted = ("none", "healthy", "starting") if wanted["path"] else ("none", "healthy")
     answer = ""
     looked = -LOOK_AGAIN
     while True:
-        # What answers well lacks only what the engine says of it.
-        if time.monotonic() - looked >= LOOK_AGAIN or (good and not healthy):
+        if time.monotonic() - looked >= LOOK_AGAIN:
             info, looked = docker.inspect(wanted["name"]), time.monotonic()
         left = wanted["timeout"] - (time.monotonic() - start)
         if info is None:
             result["seen"] = "there is no container of that name"
             break
         restarts = info.get("RestartCount", 0) if restarts is None else restarts
-        healthy, words = condition(info)
+        health, words = condition(info)
+        healthy = health in accepted
         address = _address(info, wanted["network"])
         good, seen = False, ""
         if not wanted["path"]:

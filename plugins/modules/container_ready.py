@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Wait until a container is healthy and answers its readiness path several times in a row."""
+"""Wait until a container answers its readiness path several times in a row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ short_description: Wait until a container has proved itself
 version_added: 0.1.0
 description:
   - Asks a container of this host, at its own address on a Docker network, for its readiness path until it has answered
-    200 a number of times in a row and its health check, if it has one, says healthy.
+    200 a number of times in a row. Its health check, if it has one, must not say unhealthy meanwhile.
   - Gives up at once when the container has exited or keeps restarting, otherwise at the deadline.
   - What was seen last, and the last lines of the container's log, are part of the failure.
 options:

@@ -10,7 +10,8 @@ short_description: Read what a host runs, keeps and was left with
 version_added: 0.1.0
 description:
   - Answers the fleet's containers, which slot serves, the ledger, the lock, and what an interrupted run has left.
-  - Changes nothing, except that it takes the fleet's lock if O(lock) asks for it and it is free.
+  - Changes nothing, except that it takes the fleet's lock if O(lock) asks for it and it is free, or gives it back if
+    O(give_back) names it.
 options:
   fleet:
     description: Name of the fleet; only its containers are answered.
@@ -33,6 +34,10 @@ options:
       - Somebody else's lock is no failure here; RV(fence) is 0 then.
     type: dict
     default: {}
+  give_back:
+    description: Fencing number of the lock that is given back before anything is read; V(0) for none.
+    type: int
+    default: 0
   credentials:
     description:
       - What else the host must have, to be compared and never answered. C(registries), by address, the user name and
@@ -50,7 +55,7 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     support: full
-    description: The lock is not taken.
+    description: The lock is neither taken nor given back.
   diff_mode:
     support: none
     description: Nothing is changed.
@@ -241,6 +246,7 @@ def main() -> None:
             "gid": {"type": "int", "default": 10001},
             "credentials": {"type": "dict", "default": {}, "no_log": True},
             "lock": {"type": "dict", "default": {}},
+            "give_back": {"type": "int", "default": 0},
             "journal": {"type": "int", "default": 20},
         },
         supports_check_mode=True,
@@ -248,6 +254,8 @@ def main() -> None:
     root = module.params["root"]
     lock = Lock(root)
     fence = 0 if module.check_mode else take(lock, module.params["lock"])
+    if module.params["give_back"] and not module.check_mode:
+        lock.release(module.params["give_back"])
     docker = DockerCli(module)
     engine = docker.present and docker.try_run("ps", "--quiet", "--last", "1")[0] == 0
     found = slots.containers(docker, module.params["fleet"]) if engine else []

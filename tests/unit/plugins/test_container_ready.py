@@ -85,6 +85,16 @@ def test_answers_do_not_help_an_unhealthy_container(engine: EngineDouble) -> Non
     assert result["failed"] and "running, unhealthy" in result["msg"]
 
 
+def test_what_answers_well_need_not_wait_for_the_engine(engine: EngineDouble) -> None:
+    engine.add(NAME, health="starting", address="127.0.0.1")
+    assert ready(engine, Service(200))["passed"]
+
+
+def test_without_a_path_it_waits_for_the_engine(engine: EngineDouble) -> None:
+    engine.add(NAME, health="starting")
+    assert "running, starting" in ready(engine, Service(200), path="")["msg"]
+
+
 def test_an_ended_container_is_given_up_at_once(engine: EngineDouble) -> None:
     engine.add(NAME, status="exited")
     result = ready(engine, Service(200), timeout=60)
