@@ -15,9 +15,9 @@ ARG BASE
 ARG USER_ID=10001
 
 # What every image has and almost never changes. A minimal base has no useradd, and two lines do not need it; the home
-# directory is the one that is writable at run time. The directories that later layers fill are made here and all
-# times set, so that no layer holds the time of its build: the same contents are the same layer, even from an empty
-# cache.
+# directory is the one that is writable at run time, and the only one that everybody may write. The directories that
+# later layers fill are made here and all times set, so that no layer holds the time of its build: the same contents are
+# the same layer, even from an empty cache.
 FROM ${BASE} AS runtime
 ARG USER_ID
 RUN --mount=type=bind,source=runtime,target=/mnt \
@@ -27,6 +27,7 @@ RUN --mount=type=bind,source=runtime,target=/mnt \
     { grep -q "^[^:]*:[^:]*:${USER_ID}:" /etc/passwd || { \
         echo "truthgraph:x:${USER_ID}:${USER_ID}::/tmp:/usr/sbin/nologin" >> /etc/passwd && \
         echo "truthgraph:x:${USER_ID}:" >> /etc/group; }; } && \
+    for path in /run/lock /var/tmp; do [ ! -d "$path" ] || chmod o-w "$path"; done && \
     touch -d @315532800 /app /etc /etc/group /etc/passwd /opt /opt/models /opt/venv /usr/local/bin \
         /usr/local/bin/truthgraph-entrypoint \
         /usr/local/lib /usr/local/lib/truthgraph /usr/local/lib/truthgraph/healthcheck.py

@@ -20,6 +20,8 @@ import subprocess
 import tomllib
 import typing as t
 
+from ansible_collections.truthgraph.platform.plugins.module_utils import uv_lock
+
 PACKAGE = "truthgraph"
 
 # Modules that a core image does not have and that must therefore not be needed to import truthgraph.main.
@@ -55,6 +57,8 @@ class Image:
     dependencies: tuple[str, ...] = ()
     torch: tuple[str, ...] = ()
     model: tuple[str, ...] = ()
+    # The extra of pyproject.toml that it installs, where a lock says what that is.
+    extra: str = ""
 
 
 IMAGES = {
@@ -68,8 +72,12 @@ IMAGES = {
         dependencies=("requirements/ml.txt",),
         torch=("requirements/torch-{torch}.txt",),
         model=("requirements/model.txt",),
+        extra="ml",
     ),
 }
+
+# The build stages that install something; each has its requirement files.
+STAGES = ("dependencies", "torch", "model")
 
 TOPOLOGIES: dict[str, tuple[str, ...]] = {"split": ("core", "ml")}
 
@@ -130,6 +138,28 @@ def files_of(root: pathlib.Path, include: t.Iterable[str], exclude: t.Iterable[s
     return [found[name] for name in sorted(found)]
 
 
+def requirement_texts(root: pathlib.Path, image: str, torch: str) -> dict[str, dict[str, str]]:
+    """Return what an image installs by the build stage that does so: requirement files, their names and contents.
+
+    A tree with uv.lock installs what that says, and every other one its requirement files. Where there is a requirement
+    file for torch, it comes before the lock. LockError says why a lock cannot be used.
+    """
+    spec = IMAGES[image]
+    texts = {
+        stage: {
+            pathlib.PurePath(file.path).name: uv_lock.without_tests(file.source.read_text(encoding="utf-8"))
+            for file in files_of(root, [path.format(torch=torch) for path in getattr(spec, stage)])
+        }
+        for stage in STAGES
+    }
+    if (root / uv_lock.NAME).is_file():
+        lock = uv_lock.locked(root, spec.extra)
+        texts["dependencies"] = {f"{image}.txt": lock.dependencies}
+        if spec.torch and not texts["torch"] and lock.torch:
+            texts["torch"] = {"torch.txt": f"torch=={lock.torch}\n"}
+    return texts
+
+
 def digest_of(files: t.Iterable[tuple[str, int, bytes]]) -> str:
     """Return one SHA-256 over paths, modes and contents. Times and owners do not count, and neither does the order."""
     total = hashlib.sha256()
@@ -145,27 +175,29 @@ def relevant_files(root: pathlib.Path, topology: str, torch: str) -> list[File]:
         image = IMAGES[name]
         include.update(image.include)
         include.update(path.format(torch=torch) for path in image.dependencies + image.torch + image.model)
+        include.add(uv_lock.NAME)
     for name in TOPOLOGIES[topology]:
         # What one image leaves out counts if another takes it.
         exclude.update(path for path in IMAGES[name].exclude if path not in include)
     return files_of(root, sorted(include), exclude)
 
 
-def revision_of(root: pathlib.Path, files: list[File]) -> str:
-    """Return the commit that a tree is at, or a name made from its contents.
+def revision_of(root: pathlib.Path, files: list[File]) -> tuple[str, int]:
+    """Return the commit that a tree is at and its time in seconds since 1970, or a name made from the contents and 0.
 
     A commit is answered only if it describes what would be built: every file is tracked and unchanged. It is the last
     commit that touched the tree, so that in a larger repository commits elsewhere do not count.
     """
     content = digest_of((file.path, file.mode, file.source.read_bytes()) for file in files)
-    fallback = f"content-{content[:16]}"
+    fallback = f"content-{content[:16]}", 0
     try:
         if _git(root, "status", "--porcelain", "--", "."):
             return fallback
         tracked = set(_git(root, "ls-files", "-z", "--", ".").split("\0"))
         if any(file.path not in tracked for file in files):
             return fallback
-        return _git(root, "log", "-1", "--format=%H", "--", ".").strip() or fallback
+        commit, _space, seconds = _git(root, "log", "-1", "--format=%H %ct", "--", ".").strip().partition(" ")
+        return (commit, int(seconds)) if commit else fallback
     except (OSError, subprocess.CalledProcessError):
         # No git, not a repository, or one that belongs to someone else: the contents are as good a name.
         return fallback
@@ -192,7 +224,9 @@ class Report:
 
     version: str = ""
     revision: str = ""
+    committed_at: int = 0
     requires_python: str = ""
+    warnings: list[str] = dataclasses.field(default_factory=list)
     findings: list[Finding] = dataclasses.field(default_factory=list)
 
     def add(self, what: str, file: str, why: str, remedy: str) -> None:
@@ -403,7 +437,7 @@ def inspect_tree(root: pathlib.Path, topology: str, torch: str = "cpu") -> Repor
         _check_requirements(root, topology, torch, report)
         _check_alembic(root, report)
         if not report.findings:
-            report.revision = revision_of(root, relevant_files(root, topology, torch))
+            report.revision, report.committed_at = revision_of(root, relevant_files(root, topology, torch))
     return report
 
 
@@ -563,44 +597,93 @@ NEEDED = {"core": ("uvicorn", "alembic"), "ml": ("uvicorn",)}
 
 
 def _check_requirements(root: pathlib.Path, topology: str, torch: str, report: Report) -> None:
+    has_lock = (root / uv_lock.NAME).is_file()
     for name in TOPOLOGIES[topology]:
         image = IMAGES[name]
-        for path in image.dependencies:
-            _check_locked(root, name, path, report)
-        for path in (path.format(torch=torch) for path in image.torch):
-            file = root / path
-            entries = requirement_entries(file.read_text(encoding="utf-8")) if file.is_file() else []
-            if not any(normalised_name(entry) == "torch" and "==" in entry for _line, entry in entries):
-                report.add(
-                    f"the torch of the {name} image is not pinned",
-                    path,
-                    "Torch is chosen per kind of host, so it has a requirement file of its own.",
-                    f"Write one line such as torch==2.13.0 to {path}.",
-                )
+        pinned = [entry for path in image.torch for entry in _entries_in(root / path.format(torch=torch))]
+        if has_lock:
+            try:
+                lock = uv_lock.locked(root, image.extra)
+            except uv_lock.LockError as error:
+                # It is the same for the other images.
+                report.add(error.what, uv_lock.NAME, error.why, error.remedy)
+                return
+            _check_needed(name, [normalised_name(entry) for entry in uv_lock.entries(lock.dependencies)], report)
+            pinned = pinned or ([f"{uv_lock.TORCH}=={lock.torch}"] if lock.torch else [])
+        else:
+            for path in image.dependencies:
+                _check_listed(root, name, path, report)
+        _warn_of_tests(root, name, has_lock, report)
+        if image.torch and not any(normalised_name(entry) == uv_lock.TORCH and "==" in entry for entry in pinned):
+            path = image.torch[0].format(torch=torch)
+            report.add(
+                f"the torch of the {name} image is not pinned",
+                path,
+                "Torch is chosen per kind of host, so it has a requirement file of its own.",
+                f"Write one line such as torch==2.13.0 to {path}.",
+            )
         for path in image.model:
             if (root / path).is_file():
                 _check_hashes(root, path, report)
 
 
-def _check_locked(root: pathlib.Path, name: str, path: str, report: Report) -> None:
-    file = root / path
-    if not file.is_file():
-        lock = " uv.lock is there, but it is not read by this version." if (root / "uv.lock").is_file() else ""
+def _entries_in(file: pathlib.Path) -> list[str]:
+    return [entry for _line, entry in requirement_entries(file.read_text(encoding="utf-8"))] if file.is_file() else []
+
+
+def _warn_of_tests(root: pathlib.Path, name: str, has_lock: bool, report: Report) -> None:
+    """Say which test tools a tree lists for an image, with their lines; the image does not get them."""
+    image = IMAGES[name]
+    listed = _project_entries(root, image.extra) if has_lock else _file_entries(root, image.dependencies)
+    for path, line, entry in listed:
+        tool = normalised_name(entry)
+        warning = f"{path}:{line} lists {tool}, which no service needs. The images do not get it."
+        if uv_lock.TEST_TOOLS.match(tool) and warning not in report.warnings:
+            report.warnings.append(warning)
+
+
+def _file_entries(root: pathlib.Path, paths: t.Iterable[str]) -> list[tuple[str, int, str]]:
+    files = [(path, root / path) for path in paths if (root / path).is_file()]
+    return [
+        (path, line, entry)
+        for path, file in files
+        for line, entry in requirement_entries(file.read_text(encoding="utf-8"))
+    ]
+
+
+def _project_entries(root: pathlib.Path, extra: str) -> list[tuple[str, int, str]]:
+    """Return what pyproject.toml lists for the project and one of its extras, with the lines in which it stands."""
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    project = tomllib.loads(text).get("project", {})
+    entries = [*project.get("dependencies", []), *project.get("optional-dependencies", {}).get(extra, [])]
+    lines = text.splitlines()
+    return [
+        ("pyproject.toml", next((number for number, line in enumerate(lines, 1) if entry in line), 1), entry)
+        for entry in entries
+    ]
+
+
+def _check_listed(root: pathlib.Path, name: str, path: str, report: Report) -> None:
+    if not (root / path).is_file():
         report.add(
             f"the {name} image has no locked requirements",
             path,
-            f"What is installed has to be the same in every build.{lock}",
-            f"Run in the source tree: {COMPILE[name]}",
+            "What is installed has to be the same in every build.",
+            f"Run in the source tree: {COMPILE[name]} (or uv lock)",
         )
         return
-    entries = _check_hashes(root, path, report)
-    missing = [package for package in NEEDED[name] if package not in entries]
+    _check_needed(name, _check_hashes(root, path, report), report, path)
+
+
+def _check_needed(name: str, packages: list[str], report: Report, path: str = uv_lock.NAME) -> None:
+    missing = [package for package in NEEDED[name] if package not in packages]
     if missing:
+        mend = "uv lock" if path == uv_lock.NAME else COMPILE[name]
         report.add(
             f"{' and '.join(missing)} missing in the {name} image",
             path,
             "The image would not start without.",
-            f"Add it to the dependencies in pyproject.toml and run: {COMPILE[name]}",
+            f"Add it to the dependencies in pyproject.toml and run: {mend}",
         )
 
 

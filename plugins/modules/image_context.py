@@ -81,6 +81,8 @@ attributes:
     description: The archive is rewritten only if its contents differ.
 requirements:
   - python >= 3.11
+  - packaging
+  - uv, for a tree with C(uv.lock)
 author: The truthgraph.platform developers
 """
 
@@ -144,11 +146,13 @@ import os
 import pathlib
 import tarfile
 import tempfile
+import tomllib
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from ansible_collections.truthgraph.platform.plugins.module_utils import source_tree, wheels
+from ansible_collections.truthgraph.platform.plugins.module_utils import source_tree, uv_lock, wheels
 
 DOCKERFILE = "truthgraph.Dockerfile"
 # The files beside it: where they go in the archive, and their modes.
@@ -177,18 +181,9 @@ def stage(source: pathlib.Path, image: str, dockerfiles: pathlib.Path, torch: st
     staged += [(path, mode, (dockerfiles / name).read_bytes()) for name, (path, mode) in HELPERS.items()]
     for file in source_tree.files_of(source, spec.include, spec.exclude):
         staged.append((f"source/{file.path}", file.mode, file.source.read_bytes()))
-    for stage_name, paths in requirement_files(image, torch).items():
-        for file in source_tree.files_of(source, paths):
-            staged.append((f"{stage_name}/{pathlib.PurePath(file.path).name}", 0o644, file.source.read_bytes()))
+    for stage_name, texts in source_tree.requirement_texts(source, image, torch).items():
+        staged += [(f"{stage_name}/{name}", 0o644, text.encode()) for name, text in texts.items()]
     return sorted(staged)
-
-
-def requirement_files(image: str, torch: str) -> dict[str, list[str]]:
-    """Return the requirement files of an image, relative to the tree, by the build stage that installs them."""
-    spec = source_tree.IMAGES[image]
-    return {
-        name: [path.format(torch=torch) for path in getattr(spec, name)] for name in ("dependencies", "torch", "model")
-    }
 
 
 def archive(staged: t.Iterable[Staged]) -> bytes:
@@ -214,9 +209,8 @@ def archive(staged: t.Iterable[Staged]) -> bytes:
     return buffer.getvalue()
 
 
-def entries_of(source: pathlib.Path, paths: t.Iterable[str]) -> list[str]:
-    """Return the entries of requirement files; files that do not exist have none."""
-    texts = [(source / path).read_text(encoding="utf-8") for path in paths if (source / path).is_file()]
+def entries_of(texts: t.Iterable[str]) -> list[str]:
+    """Return the entries of requirement files."""
     return [entry for text in texts for _line, entry in source_tree.requirement_entries(text)]
 
 
@@ -230,23 +224,24 @@ def choose_wheels(
     torch_index: bool,
 ) -> tuple[str, list[wheels.Wheel], list[wheels.Wheel]]:
     """Return the Python version to use, the torch wheels that fit it and the other wheels that the build may use."""
-    lists = requirement_files(image, variant)
+    lists = source_tree.requirement_texts(source, image, variant)
     available = wheels.wheels_in(find_links)
-    torch_entries = entries_of(source, lists["torch"])
+    torch_entries = entries_of(lists["torch"].values())
     fitting = wheels.torch_wheels(available, torch_entries, variant, machine)
     python = wheels.choose_python(pythons, fitting)
     torch = [wheel for wheel in fitting if wheel.fits_python(python)]
     pins = [wheels.pin_of(entry) for entry in torch_entries if source_tree.normalised_name(entry) == "torch"]
-    if lists["torch"] and variant == "cpu" and not torch and not torch_index and not any("+cpu" in pin for pin in pins):
+    if pins and variant == "cpu" and not torch and not torch_index and not any("+cpu" in pin for pin in pins):
         where = ", ".join(str(directory) for directory in find_links) or "none are set"
         raise ContextError(
             f"There is no CPU build of torch {', '.join(pins)} for {image}: the control node's find-links directories "
             f"({where}) hold no wheel of it for Python {' or '.join(pythons)} on {machine}, and the usual "
             f"index has the CUDA "
-            f"build, which is several GB larger. Put such a wheel there (PIP_FIND_LINKS), or set "
-            f"image_build_torch_index_url to an index of CPU builds."
+            f"build, which is several GB larger. Put such a wheel there (PIP_FIND_LINKS), set "
+            f"image_build_torch_index_url to an index of CPU builds, or pin the version that you have in "
+            f"requirements/torch-{variant}.txt of the tree."
         )
-    others = entries_of(source, [path for paths in lists.values() for path in paths])
+    others = entries_of(text for texts in lists.values() for text in texts.values())
     more = [
         wheel
         for wheel in available
@@ -256,6 +251,30 @@ def choose_wheels(
         and any(wheels.satisfies(wheel, entry) for entry in others)
     ]
     return python, torch, more
+
+
+def pythons_for(source: pathlib.Path, pythons: t.Sequence[str]) -> list[str]:
+    """Return those Python versions that the tree says it runs on."""
+    file = source / "pyproject.toml"
+    project = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {}) if file.is_file() else {}
+    wanted = str(project.get("requires-python", ""))
+    try:
+        specifier = SpecifierSet(wanted)
+    except InvalidSpecifier as error:
+        raise ContextError(f"pyproject.toml: requires-python is {wanted!r}, which says nothing. Mend it.") from error
+    # A base image has the newest patch release of its version.
+    fits = [python for python in pythons if specifier.contains(f"{python}.99", prereleases=True)]
+    if not fits:
+        would = [f"3.{minor}" for minor in range(8, 21) if specifier.contains(f"3.{minor}.99", prereleases=True)]
+        way_out = (
+            f"These would do: {', '.join(would)}. Set image_build_core_python and image_build_ml_python to one of them, and "
+            "name an image of it in image_build_bases by digest where the role base_images has none."
+        )
+        raise ContextError(
+            f"pyproject.toml: requires-python is {wanted}, and the base image has Python {' or '.join(pythons)}. "
+            f"{way_out if would else 'No Python does. Mend it.'}"
+        )
+    return fits
 
 
 def key_of(content: str, base: str, build_args: dict[str, t.Any], torch: t.Iterable[wheels.Wheel]) -> str:
@@ -319,7 +338,7 @@ def main() -> None:
             want["image"],
             want["torch"],
             want["find_links"],
-            want["pythons"],
+            pythons_for(source, want["pythons"]),
             want["machine"],
             want["torch_index"],
         )
@@ -329,7 +348,7 @@ def main() -> None:
         changed = False
         if want["dest"] and not module.check_mode:
             changed = write(pathlib.Path(want["dest"]), tar)
-    except (source_tree.TreeError, ContextError) as error:
+    except (source_tree.TreeError, uv_lock.LockError, ContextError) as error:
         module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(msg=f"The image {want['image']} cannot be staged from {source}: {error}")

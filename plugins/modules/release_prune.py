@@ -10,7 +10,8 @@ short_description: Remove images and records of old releases
 version_added: 0.1.0
 description:
   - Releases that stay are the live ones, those that a run has not finished, and the newest ones that were ever stable.
-    The records of all others are removed, and the images that none of those that stay refers to.
+    The records of all others are removed, and the images and bills of materials (C(sboms) below O(root)) that none of
+    those that stay refers to.
   - Only images of this fleet are ever removed. They are those with all of their names in the repositories C(core),
     C(ml) and C(api) below O(prefix). An image that any container has, running or not, stays.
   - What cannot be removed is no failure, since the releases that run are none the worse for it. It is a warning, the
@@ -72,6 +73,11 @@ images:
   returned: success
   type: list
   elements: str
+bills:
+  description: Digests of the images whose bills of materials were removed.
+  returned: success
+  type: list
+  elements: str
 records:
   description: Ids of the releases whose records were removed.
   returned: success
@@ -85,6 +91,7 @@ problems:
 """
 
 import json
+import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
@@ -93,6 +100,7 @@ from ansible_collections.truthgraph.platform.plugins.module_utils.docker_cli imp
 from ansible_collections.truthgraph.platform.plugins.module_utils.ledger import Ledger, checked_id, keep_list
 
 PRUNED = ("core", "ml", "api")
+BILL = ".cdx.json"
 GONE = ("no such image", "no such object", "no such container")
 
 
@@ -178,6 +186,14 @@ def remove(docker: DockerCli, image: dict[str, t.Any]) -> tuple[list[str], list[
     return removed, problems
 
 
+def spare_bills(root: str, needed: set[str]) -> list[str]:
+    """Return the digests of the images that are not needed and have a bill of materials."""
+    directory = os.path.join(root, "sboms")
+    names = os.listdir(directory) if os.path.isdir(directory) else []
+    digests = (name.removesuffix(BILL).replace("-", ":", 1) for name in names if name.endswith(BILL))
+    return sorted(set(digests) - needed)
+
+
 def prune(module: AnsibleModule, ledger: Ledger, docker: DockerCli) -> dict[str, list[str]]:
     """Remove what is not needed, or in check mode only see what that is."""
     params = module.params
@@ -190,7 +206,7 @@ def prune(module: AnsibleModule, ledger: Ledger, docker: DockerCli) -> dict[str,
     kept = keep_list(records, params["live"], params["count"])
     needed = {name for reference in params["keep_images"] for name in (reference, digest(reference))}
     needed.update(*(images_of(records[release]) for release in kept))
-    result: dict[str, list[str]] = {"kept": kept, "images": [], "records": [], "problems": []}
+    result: dict[str, list[str]] = {"kept": kept, "images": [], "bills": [], "records": [], "problems": []}
 
     staying: set[str] = set()
     if docker.present:
@@ -209,6 +225,10 @@ def prune(module: AnsibleModule, ledger: Ledger, docker: DockerCli) -> dict[str,
             continue
         if module.check_mode or ledger.remove(release):
             result["records"].append(release)
+    for bill in spare_bills(params["root"], needed | staying):
+        if not module.check_mode:
+            os.unlink(os.path.join(params["root"], "sboms", bill.replace(":", "-") + BILL))
+        result["bills"].append(bill)
     return result
 
 
@@ -237,7 +257,7 @@ def main() -> None:
     try:
         result = prune(module, Ledger(params["root"]), DockerCli(module))
     except (CannotTell, OSError) as error:
-        result = {"kept": [], "images": [], "records": [], "problems": [f"Not pruned: {error}."]}
+        result = {"kept": [], "images": [], "bills": [], "records": [], "problems": [f"Not pruned: {error}."]}
     for problem in result["problems"]:
         module.warn(problem)
     module.exit_json(changed=False, **result)

@@ -71,10 +71,19 @@ revision:
     that the images are built from. Empty if there are findings.
   returned: always
   type: str
+committed_at:
+  description: The time of that commit, in seconds since 1970; V(0) where the revision is no commit.
+  returned: always
+  type: int
 requires_python:
   description: The field of that name in C(pyproject.toml).
   returned: always
   type: str
+warnings:
+  description: What is done about the tree that its authors may not expect.
+  returned: always
+  type: list
+  elements: str
 findings:
   description: What is wrong with the tree.
   returned: always

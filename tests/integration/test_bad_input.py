@@ -1,9 +1,12 @@
 # Bad input ends a deploy with one clear error that names the thing and the way out, before anything has changed.
 import re
 import shlex
+import subprocess
 import time
 
 import pytest
+
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import tool
 
 NOT_OURS = 8009
 
@@ -63,6 +66,27 @@ def test_main_needs_torch_through_another_module_in_split(refused, tree):
 def test_source_has_no_ml_service(refused, tree):
     (tree / "truthgraph" / "ml").rename(tree / "elsewhere")
     refused({"image_build_source": str(tree)}, r"truthgraph/ml", "monolith|split", re.escape(str(tree)))
+
+
+def test_lock_is_stale(refused, tree):
+    subprocess.run([tool("uv"), "lock", "--quiet"], cwd=tree, check=True, timeout=300)
+    replace(tree / "pyproject.toml", '"alembic>=1.14,<2",', '"alembic>=1.14,<2",\n    "idna",')
+    refused({"image_build_source": str(tree)}, r"uv\.lock does not fit pyproject\.toml", "Run in the source tree: uv lock")
+
+
+def test_python_is_newer_than_that_of_the_base(refused, tree):
+    replace(tree / "pyproject.toml", 'requires-python = ">=3.11"', 'requires-python = ">=3.14"')
+    refused({"image_build_source": str(tree)}, r"requires-python is >=3\.14", r"would do: 3\.14", "image_build_core_python")
+
+
+def test_image_exceeds_its_budget(refused):
+    budgets = {"core": {"unpacked": 100_000_000}}
+    refused(
+        {"image_build_budgets": budgets},
+        r"image core is larger than its budget \(image_build_budgets\.core\)",
+        r"100\.0 MB are allowed",
+        "layer group|python package",
+    )
 
 
 # The inventory.

@@ -32,6 +32,8 @@ QUERY_SECONDS = 6
 # sent again: those that read, and the one that stores, which stores an equal text once.
 RECONNECT_SECONDS = 3
 RECONNECT_INTERVAL_SECONDS = 0.1
+# Readiness waits less: a database that is away for longer is what it is to tell.
+CHECK_RECONNECT_SECONDS = 1
 
 # hnsw.ef_search bounds how many rows the index can answer. Its default of 40 is below the largest limit.
 SERVER_OPTIONS = f"-c statement_timeout={STATEMENT_TIMEOUT_MILLISECONDS} -c hnsw.ef_search={MAX_RESULTS * 2}"
@@ -159,8 +161,7 @@ class Database:
             if (await connection.execute(READY)).first() is None:
                 raise ComponentUnavailable(DATABASE, "the database has no schema; run: alembic upgrade head")
 
-        # Without patience: what is wrong now is the answer.
-        await self._run(self._probe, query)
+        await self._run(self._probe, query, CHECK_RECONNECT_SECONDS)
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -174,7 +175,7 @@ class Database:
         self,
         engine: AsyncEngine | None,
         query: Callable[[AsyncConnection], Awaitable[Answer]],
-        patience: float = 0,
+        patience: float,
     ) -> Answer:
         if engine is None:
             raise ComponentUnavailable(DATABASE, "DATABASE_URL is not set")

@@ -1,4 +1,5 @@
 # The seed's image checks, on the images that really run, each by the digest that its container was started from.
+import json
 import re
 import urllib.parse
 
@@ -10,6 +11,9 @@ from image import Image
 # Bytes as the engine counts them, and 5% for what changes with the Debian archive and the packages.
 CORE_BYTES = 200_000_000 * 1.05
 ML_CPU_BYTES = 1_410_000_000 * 1.05
+
+# What services have to finish their requests, and to end.
+GRACE_SECONDS = 30
 
 # Test directories that other modules of their package import, so that they are needed.
 IMPORTED_TESTS = {"mpmath/tests", "scipy/special/tests"}
@@ -131,6 +135,22 @@ def test_runs_as_a_user_that_is_not_root(image):
     assert (image.python["uid"], image.python["gid"]) == (10001, 10001)
 
 
+def test_nothing_of_ours_runs_with_the_rights_of_another(image):
+    # What the base brings lies elsewhere.
+    assert [path for path in image.privileged if path.startswith(("/app/", "/opt/", "/usr/local/"))] == []
+
+
+def test_nobody_may_write_outside_of_tmp(image):
+    assert [path for path in image.open_to_all if path != "/tmp" and not path.startswith("/tmp/")] == []
+
+
+def test_it_stops_when_it_is_told_to(image):
+    # On a root that cannot be written, too. What is killed in the end has 137.
+    code, seconds = image.stopped()
+    assert code in (0, 143)
+    assert seconds < GRACE_SECONDS
+
+
 def test_command_is_in_exec_form(image):
     command = image.facts["Config"]["Cmd"]
     assert command[0] == "uvicorn"
@@ -175,3 +195,19 @@ def test_labels_say_what_it_was_built_from(image):
     assert labels["org.opencontainers.image.version"] == TREE_VERSION
     assert re.fullmatch(r"[0-9a-f]{40}|content-[0-9a-f]{16}", labels["org.opencontainers.image.revision"])
     assert labels["truthgraph.key"]
+    # The time of the commit, not of the build; what is no commit has none.
+    created = labels.get("org.opencontainers.image.created", "")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", created) or labels[
+        "org.opencontainers.image.revision"
+    ].startswith("content-")
+
+
+def test_the_bill_of_materials_lists_what_is_in_it(image):
+    digest = image.reference.rpartition("@")[2]
+    path = f"/var/lib/truthgraph/sboms/{digest.replace(':', '-')}.cdx.json"
+    bill = json.loads(image.host.check_output("cat %s", path))
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    assert bill["metadata"]["component"]["purl"].endswith(digest.replace(":", "%3A"))
+    listed = {(one["name"], one["version"]) for one in bill["components"] if one["purl"].startswith("pkg:pypi/")}
+    assert listed == {(re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in image.python["installed"]}
+    assert any(one["purl"].startswith("pkg:deb/") for one in bill["components"])

@@ -6,11 +6,12 @@ import io
 import os
 import pathlib
 import shutil
+import subprocess
 import tarfile
 
 import pytest
 
-from ansible_collections.truthgraph.platform.plugins.module_utils import source_tree, wheels
+from ansible_collections.truthgraph.platform.plugins.module_utils import source_tree, uv_lock, wheels
 from ansible_collections.truthgraph.platform.plugins.modules import image_context
 
 DOCKERFILES = pathlib.Path(__file__).parents[3] / "files" / "dockerfiles"
@@ -230,6 +231,43 @@ def test_without_a_cpu_build_of_torch_the_way_out_is_named(tree, tmp_path, name)
 
 def test_with_an_index_of_cpu_builds_no_wheel_is_needed(tree, tmp_path):
     assert choose(tree, tmp_path, torch_index=True) == ("3.13", [], [])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fits"),
+    [
+        (">=3.11", ["3.13", "3.11"]),
+        (">=3.12", ["3.13"]),
+        (">=3.13.1", ["3.13"]),
+        ("<3.13", ["3.11"]),
+        ("", ["3.13", "3.11"]),
+    ],
+)
+def test_only_pythons_that_the_tree_runs_on_are_chosen(tree, wanted, fits):
+    (tree / "pyproject.toml").write_text(f'[project]\nrequires-python = "{wanted}"\n')
+    assert image_context.pythons_for(tree, ["3.13", "3.11"]) == fits
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [(">=3.14,<3.16", "These would do: 3.14, 3.15."), (">=4", "No Python does"), ("new", "says nothing")],
+)
+def test_a_tree_for_another_python_is_refused_with_those_that_would_do(tree, wanted, said):
+    (tree / "pyproject.toml").write_text(f'[project]\nrequires-python = "{wanted}"\n')
+    with pytest.raises(image_context.ContextError) as caught:
+        image_context.pythons_for(tree, ["3.13", "3.11"])
+    assert said in str(caught.value) and wanted in str(caught.value)
+
+
+def test_a_lock_is_installed_instead_of_requirement_files(tree):
+    project = '[project]\nname = "truthgraph"\nversion = "1"\nrequires-python = ">=3.11"\ndependencies = ["idna==3.10"]\n'
+    (tree / "pyproject.toml").write_text(project + '[project.optional-dependencies]\nml = ["uvicorn", "typing-extensions"]\n')
+    subprocess.run([uv_lock.uv_path(), "lock", "--quiet"], cwd=tree, check=True, timeout=300)
+    staged = {path: data.decode() for path, _mode, data in image_context.stage(tree, "core", DOCKERFILES, "cpu")}
+    assert "idna==3.10" in staged["dependencies/core.txt"] and "private-thing" not in staged["dependencies/core.txt"]
+    staged = {path: data.decode() for path, _mode, data in image_context.stage(tree, "ml", DOCKERFILES, "cpu")}
+    assert "idna" not in staged["dependencies/ml.txt"] and "typing-extensions" in staged["dependencies/ml.txt"]
+    assert staged["torch/torch-cpu.txt"] == "torch==2.13.0\n"
 
 
 def test_core_takes_private_wheels_but_never_torch(tree, tmp_path):

@@ -69,6 +69,23 @@ def test_old_and_failed_releases_go_with_their_images(engine: EngineDouble, ledg
     assert (again["images"], again["records"], again["problems"]) == ([], [], [])
 
 
+def test_bills_of_materials_go_with_the_last_release_that_has_the_image(
+    engine: EngineDouble, ledger: Ledger, images: list[str]
+) -> None:
+    bills = Path(ledger.root) / "sboms"
+    bills.mkdir()
+    names = {name: name.rpartition("@")[2] for name in images}
+    for digest in names.values():
+        (bills / f"{digest.replace(':', '-')}.cdx.json").write_text("{}")
+    gone = sorted([names[reference("api", 1)], names[reference("api", 15)]])
+    assert prune(engine, ledger, count=2, _ansible_check_mode=True)["bills"] == gone
+    assert len(list(bills.iterdir())) == len(set(names.values()))
+    assert prune(engine, ledger, count=2)["bills"] == gone
+    left = {path.name.removesuffix(".cdx.json").replace("-", ":", 1) for path in bills.iterdir()}
+    assert left == set(names.values()) - set(gone)
+    assert prune(engine, ledger, count=2)["bills"] == []
+
+
 def test_a_live_release_stays_however_old(engine: EngineDouble, ledger: Ledger, images: list[str]) -> None:
     prune(engine, ledger, live=[OLD])
     assert sorted(ledger.records()[0]) == [OLD, LIVE]

@@ -6,10 +6,11 @@ import os
 import pathlib
 import subprocess
 import textwrap
+import time
 
 import pytest
 
-from ansible_collections.truthgraph.platform.plugins.module_utils import source_tree
+from ansible_collections.truthgraph.platform.plugins.module_utils import source_tree, uv_lock
 from ansible_collections.truthgraph.platform.plugins.module_utils.source_tree import inspect_tree
 
 HASH = "--hash=sha256:" + "0" * 64
@@ -202,10 +203,47 @@ def test_a_syntax_error_is_refused_with_its_line(tree):
 
 def test_missing_requirements_name_the_command_that_makes_them(tree):
     (tree / "requirements/core.txt").unlink()
-    write(tree, {"uv.lock": ""})
     found = finding(tree)
     assert found.file == "requirements/core.txt"
-    assert "uv.lock" in found.why and "--generate-hashes" in found.remedy
+    assert "uv lock" in found.remedy and "--generate-hashes" in found.remedy
+
+
+def test_a_lock_that_cannot_be_used_is_one_finding(tree):
+    write(tree, {"uv.lock": "none"})
+    found = finding(tree)
+    assert found.file == "uv.lock" and found.remedy.endswith("uv lock")
+
+
+def test_a_test_tool_is_named_with_its_line_and_refuses_nothing(tree):
+    write(tree, {"requirements/ml.txt": f"# a comment\nuvicorn==1.0 {HASH}\npytest==8.0 \\\n  {HASH}\n"})
+    report = inspect_tree(tree, "split")
+    assert report.findings == []
+    assert report.warnings == ["requirements/ml.txt:3 lists pytest, which no service needs. The images do not get it."]
+
+
+def test_a_test_tool_in_the_extra_is_named_with_its_line_of_pyproject(tree):
+    write(
+        tree,
+        {
+            "pyproject.toml": """
+                [project]
+                name = "truthgraph"
+                version = "1"
+                requires-python = ">=3.11"
+                dependencies = ["uvicorn", "alembic"]
+
+                [project.optional-dependencies]
+                ml = [
+                    "uvicorn",
+                    "pytest>=8",
+                ]
+            """
+        },
+    )
+    subprocess.run([uv_lock.uv_path(), "lock", "--quiet"], cwd=tree, check=True, timeout=300)
+    report = inspect_tree(tree, "split")
+    assert report.findings == []
+    assert report.warnings == ["pyproject.toml:11 lists pytest, which no service needs. The images do not get it."]
 
 
 def test_an_entry_without_hash_is_refused_with_its_line(tree):
@@ -247,13 +285,16 @@ def test_the_revision_is_the_commit_only_if_all_of_the_tree_is_committed(tree):
     head = subprocess.run(
         ["git", "-C", str(tree), "rev-parse", "HEAD"], check=True, capture_output=True, text=True
     ).stdout
-    assert inspect_tree(tree, "split").revision == head.strip()
+    report = inspect_tree(tree, "split")
+    assert report.revision == head.strip()
+    assert abs(report.committed_at - time.time()) < 60
     write(tree, {".gitignore": "local.py\n"})
     git(tree, "add", ".")
     git(tree, "commit", "-m", "two")
     write(tree, {"truthgraph/local.py": ""})
     # It is ignored by git, yet it would be in the image.
-    assert inspect_tree(tree, "split").revision.startswith("content-")
+    report = inspect_tree(tree, "split")
+    assert report.revision.startswith("content-") and report.committed_at == 0
     (tree / "truthgraph" / "local.py").unlink()
     assert not inspect_tree(tree, "split").revision.startswith("content-")
     write(tree, {"truthgraph/settings.py": "import sys\n"})

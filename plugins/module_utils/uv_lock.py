@@ -1,0 +1,180 @@
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What uv.lock says that an image installs, as a requirement file with hashes. uv reads it; no network is needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+import typing as t
+
+NAME = "uv.lock"
+TORCH = "torch"
+# Torch is installed by itself, as the build for the kind of host; what only its CUDA build needs goes with it.
+CUDA = re.compile(r"(nvidia|cuda)-|triton$")
+# No service needs them, wherever a tree lists them.
+TEST_TOOLS = re.compile(r"pytest($|-)")
+# An extra with a server of its own is all that its image needs; another one adds to the dependencies of the project.
+SERVER = "uvicorn"
+SECONDS = 120
+NO_PYTHON = re.compile(r"[Nn]o interpreter found|incompatible with the project's Python requirement")
+
+# A package, with one of its extras or without.
+Node = tuple[str, str]
+
+
+class LockError(Exception):
+    """The lock cannot be used: what is wrong, why, and the way out."""
+
+    def __init__(self, what: str, why: str, remedy: str) -> None:
+        super().__init__(f"{what}. {why} {remedy}")
+        self.what, self.why, self.remedy = what, why, remedy
+
+
+@dataclasses.dataclass(frozen=True)
+class Locked:
+    """What an image installs."""
+
+    # A requirement file with hashes, without torch.
+    dependencies: str
+    # The locked version of torch, if it is among them.
+    torch: str
+
+
+class Lock:
+    """The packages of a lock and what each of them needs."""
+
+    def __init__(self, text: str) -> None:
+        self._packages: dict[str, list[dict[str, t.Any]]] = {}
+        self.project = ""
+        for package in tomllib.loads(text).get("package", []):
+            self._packages.setdefault(package["name"], []).append(package)
+            if {"editable", "virtual", "directory"} & set(package.get("source", {})):
+                place = next(iter(package["source"].values()))
+                self.project = package["name"] if place == "." else self.project
+
+    def version(self, name: str) -> str:
+        """Return the version of a package, without the part that names a build; empty if it is not locked."""
+        found = self._packages.get(name, [])
+        return found[0].get("version", "").partition("+")[0] if found else ""
+
+    def needs(self, node: Node) -> list[Node]:
+        """Return what a package needs by itself, or for one of its extras."""
+        name, extra = node
+        found: list[Node] = []
+        for package in self._packages.get(name, []):
+            listed = package.get("optional-dependencies", {}).get(extra, []) if extra else package.get("dependencies", [])
+            for entry in listed:
+                found.append((entry["name"], ""))
+                found += [(entry["name"], one) for one in entry.get("extra", [])]
+        return found
+
+    def has_extra(self, extra: str) -> bool:
+        """Say whether the project has an extra."""
+        return any(extra in package.get("optional-dependencies", {}) for package in self._packages.get(self.project, []))
+
+    def closure(self, roots: t.Iterable[Node]) -> set[str]:
+        """Return the names of everything that is needed, without test tools and what only CUDA builds of torch need."""
+        seen: set[Node] = set()
+        queue = list(roots)
+        while queue:
+            node = queue.pop()
+            if node in seen or TEST_TOOLS.match(node[0]):
+                continue
+            seen.add(node)
+            queue += [one for one in self.needs(node) if node[0] != TORCH or not CUDA.match(one[0])]
+        return {name for name, _extra in seen}
+
+
+def uv_path() -> str:
+    """Return the uv of this Python's environment, or of the search path."""
+    beside = os.path.join(os.path.dirname(sys.executable), "uv")
+    found = beside if os.access(beside, os.X_OK) else shutil.which("uv")
+    if not found:
+        raise LockError(
+            f"{NAME} cannot be read", "There is no uv on the control node.", "Install it there: pip install uv"
+        )
+    return found
+
+
+def export(root: pathlib.Path, extra: str) -> str:
+    """Return everything that the lock says, for the project and one of its extras; LockError if it is not up to date."""
+    with tempfile.TemporaryDirectory() as directory:
+        # In a copy, and offline: a lock that fits needs nothing else, and nothing of the tree is run.
+        for name in ("pyproject.toml", NAME):
+            shutil.copyfile(root / name, pathlib.Path(directory) / name)
+        command = [uv_path(), "export", "--locked", "--offline", "--no-config", "--no-dev", "--no-emit-project"]
+        command += ["--no-header", "--no-annotate", "--format", "requirements-txt", "--quiet"]
+        command += ["--extra", extra] if extra else []
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "VIRTUAL_ENV"))}
+        try:
+            answer = subprocess.run(
+                command, cwd=directory, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise LockError(f"{NAME} cannot be read", f"uv cannot be run: {error}.", "Install it anew.") from error
+    if answer.returncode:
+        said = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
+        if any(NO_PYTHON.search(line) for line in said):
+            raise LockError(
+                f"{NAME} cannot be read",
+                "uv needs a Python that fits requires-python to do so, and the control node has none.",
+                "Install one there, such as: uv python install 3.13",
+            )
+        raise LockError(
+            f"{NAME} does not fit pyproject.toml",
+            f"What is installed has to be what was locked, and uv says: {said[0] if said else 'nothing'}.",
+            "Run in the source tree: uv lock",
+        )
+    return answer.stdout
+
+
+def locked(root: pathlib.Path, extra: str = "") -> Locked:
+    """Return what a tree with a lock installs, for the project or for one of its extras."""
+    try:
+        lock = Lock((root / NAME).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
+        raise LockError(f"{NAME} cannot be read", f"{error}.", "Run in the source tree: uv lock") from error
+    if extra and not lock.has_extra(extra):
+        raise LockError(
+            f"pyproject.toml has no extra {extra}",
+            f"It says what the {extra} image installs.",
+            f"Add {extra} to [project.optional-dependencies], and run in the source tree: uv lock",
+        )
+    # In this order: a lock that is not up to date is not looked into.
+    text = export(root, extra)
+    listed = lock.needs((lock.project, extra)) if extra else []
+    alone = extra and any(name == SERVER for name, _extra in listed)
+    kept = lock.closure(listed if alone else [(lock.project, ""), *listed])
+    found = [entry for entry in entries(text) if _name(entry) in kept and _name(entry) != TORCH]
+    return Locked("".join(found), lock.version(TORCH) if TORCH in kept else "")
+
+
+def without_tests(text: str) -> str:
+    """Return a requirement file without the test tools in it; one that has none stays as it is."""
+    found = entries(text)
+    left = [entry for entry in found if not TEST_TOOLS.match(_name(entry))]
+    return text if len(left) == len(found) else "".join(left)
+
+
+def entries(text: str) -> list[str]:
+    """Return the entries of a requirement file, each with its continuation lines."""
+    found: list[str] = []
+    for line in text.splitlines(keepends=True):
+        if line.startswith((" ", "\t")) and found:
+            found[-1] += line
+        elif line.strip() and not line.startswith("#"):
+            found.append(line)
+    return found
+
+
+def _name(entry: str) -> str:
+    match = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", entry)
+    return re.sub(r"[-_.]+", "-", match.group()).lower() if match else ""

@@ -1,0 +1,83 @@
+# Application trees that are not ours, built for real on the lab's build host and looked into there.
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import CHECKOUT, LAB, tool, toolchain_environment
+
+# No build system, no requirement files: a lock that pins the CUDA build of torch, and test tools among what ml needs.
+PROJECT = """
+[project]
+name = "truthgraph"
+version = "9.9"
+requires-python = ">=3.11"
+dependencies = ["alembic>=1.14", "fastapi>=0.115", "uvicorn>=0.34"]
+
+[project.optional-dependencies]
+ml = [
+    "torch>=2.6,<3",
+    "pytest>=8",
+]
+"""
+MAIN = "import fastapi\n\napp = fastapi.FastAPI()\n"
+LOOK = """
+import importlib.metadata as metadata, json, truthgraph, truthgraph.main
+print(json.dumps([truthgraph.__version__, type(truthgraph.main.app).__name__,
+                  {one.metadata["Name"].lower(): one.version for one in metadata.distributions()}]))
+"""
+
+
+@pytest.fixture
+def locked_tree(tmp_path):
+    root = tmp_path / "locked"
+    (root / "truthgraph" / "ml").mkdir(parents=True)
+    (root / "pyproject.toml").write_text(PROJECT, encoding="utf-8")
+    (root / "truthgraph" / "__init__.py").write_text('__version__ = "9.9"\n', encoding="utf-8")
+    (root / "truthgraph" / "main.py").write_text(MAIN, encoding="utf-8")
+    (root / "truthgraph" / "ml" / "__init__.py").write_text(MAIN, encoding="utf-8")
+    shutil.copytree(CHECKOUT / "files" / "app" / "alembic", root / "alembic")
+    shutil.copy(CHECKOUT / "files" / "app" / "alembic.ini", root / "alembic.ini")
+    subprocess.run([tool("uv"), "lock", "--quiet"], cwd=root, check=True, timeout=300)
+    return root
+
+
+@pytest.fixture
+def build(tmp_path):
+    def run(tree, *targets):
+        answer = tmp_path / "images.json"
+        variables = {"image_build_source": str(tree), "image_build_targets": targets, "answer": str(answer)}
+        command = [tool("ansible-playbook"), "-i", str(LAB), str(CHECKOUT / "tests" / "integration" / "build.yml")]
+        done = subprocess.run(
+            [*command, "-e", json.dumps(variables)],
+            cwd=CHECKOUT,
+            env=toolchain_environment(),
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(answer.read_text(encoding="utf-8")), done.stdout + done.stderr
+
+    return run
+
+
+def test_a_locked_tree_without_a_build_of_its_own(fleet, build, locked_tree):
+    images, said = build(locked_tree, "core")
+    assert images["core"]["built"]
+    host = fleet.of_group("truthgraph_build")[0].host
+    version, app, installed = json.loads(
+        host.check_output("docker run --rm --network none %s python3 -c %s", images["core"]["reference"], LOOK)
+    )
+    assert (version, app) == ("9.9", "FastAPI")
+    lock = (locked_tree / "uv.lock").read_text(encoding="utf-8")
+    for name in ("alembic", "fastapi", "uvicorn"):
+        assert f'name = "{name}"\nversion = "{installed[name]}"' in lock
+    assert not {"torch", "pytest"} & set(installed)
+    # The warning has the line.
+    assert "pyproject.toml:11 lists pytest" in " ".join(said.split())
+    again, _said = build(locked_tree, "core")
+    assert not again["core"]["built"]
+    assert again["core"]["digest"] == images["core"]["digest"]

@@ -1,0 +1,119 @@
+"""What an image consists of: layers from the engine's words, what has grown, and a bill of materials that others can read."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from ansible_collections.truthgraph.platform.plugins.module_utils import inventory
+
+DIGEST = "sha256:" + "5" * 64
+
+
+def row(instruction: str, size: int) -> str:
+    return json.dumps({"CreatedBy": instruction, "Size": str(size), "ID": "<missing>"})
+
+
+# As `docker history` lists them: the newest first.
+HISTORY = "\n".join(
+    [
+        row('CMD ["uvicorn" "truthgraph.ml:app"]', 0),
+        row("COPY /app /app # buildkit", 70),
+        row("COPY /opt/models /opt/models # buildkit", 600),
+        row("COPY /opt/venv /opt/venv # buildkit", 500),
+        row("COPY /opt/venv /opt/venv # buildkit", 4000),
+        row("RUN |1 USER_ID=10001 /bin/sh -c cp entrypoint.sh /usr/local/bin/truthgraph-entrypoint # buildkit", 9),
+        row("ARG USER_ID=10001", 0),
+        row("ADD rootfs.tar / # buildkit", 800),
+    ]
+)
+
+
+def package(name: str, version: str, size: int, *licenses: str) -> dict:
+    return {"name": name, "version": version, "bytes": size, "licenses": list(licenses)}
+
+
+@pytest.fixture
+def found() -> dict:
+    return {
+        "unpacked_bytes": 5979,
+        "layers": inventory.layers_of(HISTORY),
+        "python": [
+            package("torch", "2.13.0", 2500, "BSD-3-Clause"),
+            package("nvidia-cublas", "13.1", 1000),
+            package("triton", "3.6.0", 400, "MIT License"),
+            package("numpy", "2.3.1", 300, "BSD-3-Clause AND MIT"),
+        ],
+        "system": [{**package("libstdc++6", "14.2.0-19", 90), "architecture": "amd64"}],
+        "distribution": "debian-13",
+    }
+
+
+def test_layers_are_those_of_their_instructions() -> None:
+    layers = inventory.layers_of(HISTORY)
+    assert [(one["group"], one["bytes"]) for one in layers] == [
+        *[("base", 800), ("runtime", 9), ("packages", 4000), ("packages", 500), ("weights", 600), ("source", 70)]
+    ]
+
+
+def test_parts_add_up_to_the_image(found: dict) -> None:
+    groups = inventory.groups_of(found)
+    assert groups == {"base": 800, "python": 600, "torch": 2500, "cuda": 1400, "weights": 600, "app": 79}
+    assert sum(groups.values()) == found["unpacked_bytes"]
+
+
+def test_what_has_grown_is_named_by_layer_and_by_package(found: dict) -> None:
+    before = copy.deepcopy(found)
+    before["python"][3].update(version="2.0.0", bytes=100)
+    del before["system"][0]
+    before["layers"][-1]["bytes"] = 60
+    lines = inventory.growth(found, before)
+    assert lines[0].startswith("python package numpy 2.3.1 (was 2.0.0): 0.0 MB")
+    assert any(line.startswith("system package libstdc++6 14.2.0-19") for line in lines)
+    assert any(line.startswith("layer group app") for line in lines)
+    assert not any("torch" in line for line in lines)
+
+
+def test_without_an_earlier_image_the_largest_is_named(found: dict) -> None:
+    assert inventory.growth(found, {})[0].startswith("layer group torch")
+
+
+@pytest.mark.parametrize(
+    ("budget", "problems"),
+    [
+        ({"unpacked": 100_000_000, "compressed": 40_000_000}, 0),
+        ({"unpacked": 99_999_999, "compressed": 40_000_000}, 1),
+        ({"unpacked": 1, "compressed": 1}, 2),
+        ({"unpacked": 0}, 0),
+        ({}, 0),
+    ],
+)
+def test_a_budget_is_kept_to_the_byte(budget: dict, problems: int) -> None:
+    assert len(inventory.over_budget({"unpacked": 100_000_000, "compressed": 40_000_000}, budget)) == problems
+
+
+def test_the_bill_of_materials_is_valid_and_the_same_every_time(found: dict) -> None:
+    created = "2026-01-02T03:04:05Z"
+    bill = inventory.cyclonedx(found, "ml", DIGEST, "0.1.0", created)
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
+    assert bill == inventory.cyclonedx(copy.deepcopy(found), "ml", DIGEST, "0.1.0", created)
+    assert bill["metadata"]["timestamp"] == created
+    purls = {one["purl"] for one in bill["components"]}
+    assert "pkg:pypi/torch@2.13.0" in purls
+    assert "pkg:deb/debian/libstdc%2B%2B6@14.2.0-19?arch=amd64&distro=debian-13" in purls
+    licenses = {one["name"]: one.get("licenses") for one in bill["components"]}
+    assert licenses["numpy"] == [{"expression": "BSD-3-Clause AND MIT"}]
+    assert licenses["triton"] == [{"license": {"name": "MIT License"}}]
+    assert licenses["nvidia-cublas"] is None
+
+
+def test_other_images_have_other_bills(found: dict) -> None:
+    numbers = {
+        inventory.cyclonedx(found, "ml", f"sha256:{digit * 64}", "", "")["serialNumber"] for digit in ("1", "2")
+    }
+    assert len(numbers) == 2
+    assert "timestamp" not in inventory.cyclonedx(found, "ml", DIGEST, "", "")["metadata"]
