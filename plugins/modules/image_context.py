@@ -267,7 +267,7 @@ def pythons_for(source: pathlib.Path, pythons: t.Sequence[str]) -> list[str]:
     if not fits:
         would = [f"3.{minor}" for minor in range(8, 21) if specifier.contains(f"3.{minor}.99", prereleases=True)]
         way_out = (
-            f"These would do: {', '.join(would)}. Set image_build_core_python and image_build_ml_python to one of them, and "
+            f"These would do: {', '.join(would[:4])}. Set image_build_core_python and image_build_ml_python to one of them, and "
             "name an image of it in image_build_bases by digest where the role base_images has none."
         )
         raise ContextError(

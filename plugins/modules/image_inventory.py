@@ -152,8 +152,8 @@ def main() -> None:
     result = {"unpacked_bytes": found["unpacked_bytes"], "groups": inventory.groups_of(found), "sbom": sbom}
     sizes = {"unpacked": found["unpacked_bytes"], "compressed": params["compressed_bytes"]}
     problems = inventory.over_budget(sizes, params["budget"])
+    before = traffic.read_json(last) or {}
     if problems:
-        before = traffic.read_json(last) or {}
         grown = inventory.growth(found, before)
         what = "What has grown since the last one that was within it" if before else "What is largest in it"
         module.fail_json(
@@ -162,7 +162,7 @@ def main() -> None:
             grown=grown,
             **result,
         )
-    if not module.check_mode:
+    if found != before and not module.check_mode:
         traffic.write_atomically(last, json.dumps(found) + "\n")
     module.exit_json(changed=False, **result)
 

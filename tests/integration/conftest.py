@@ -23,6 +23,12 @@ find /etc/truthgraph /etc/docker /root/.docker /var/lib/truthgraph-build -printf
 """
 
 
+def message_of(result):
+    # A loop says only that something failed; what it was is with its items.
+    items = [item for item in result.get("results", []) if item.get("failed")]
+    return " ".join(message_of(item) for item in items) if items else result.get("msg", str(result))
+
+
 class Run:
     """One run of a playbook, read from the answers of Ansible's JSON callback."""
 
@@ -34,7 +40,7 @@ class Run:
         answer = json.loads(done.stdout[start:])
         self.stats = answer["stats"]
         found = [
-            (task["task"]["name"], host, result.get("msg", str(result)))
+            (task["task"]["name"], host, message_of(result))
             for play in answer["plays"]
             for task in play["tasks"]
             for host, result in task["hosts"].items()
