@@ -138,11 +138,26 @@ def files_of(root: pathlib.Path, include: t.Iterable[str], exclude: t.Iterable[s
     return [found[name] for name in sorted(found)]
 
 
-def requirement_texts(root: pathlib.Path, image: str, torch: str) -> dict[str, dict[str, str]]:
+def has_requirements(root: pathlib.Path) -> bool:
+    """Say whether a tree says itself what is installed exactly."""
+    listed = (path for image in IMAGES.values() for path in image.dependencies)
+    return any((root / path).is_file() for path in (uv_lock.NAME, *listed))
+
+
+def lock_of(root: pathlib.Path, resolved: pathlib.Path | None) -> pathlib.Path | None:
+    """Return the directory of the lock of a tree: its own, or what was resolved for it; None if there is none."""
+    if (root / uv_lock.NAME).is_file():
+        return root
+    return None if has_requirements(root) else resolved
+
+
+def requirement_texts(
+    root: pathlib.Path, image: str, torch: str, resolved: pathlib.Path | None = None
+) -> dict[str, dict[str, str]]:
     """Return what an image installs by the build stage that does so: requirement files, their names and contents.
 
-    A tree with uv.lock installs what that says, and every other one its requirement files. Where there is a requirement
-    file for torch, it comes before the lock. LockError says why a lock cannot be used.
+    A tree with uv.lock installs what that says, another one its requirement files, and one with neither what was resolved
+    for it. Where there is a requirement file for torch, it comes before a lock. LockError says why a lock cannot be used.
     """
     spec = IMAGES[image]
     texts = {
@@ -152,8 +167,9 @@ def requirement_texts(root: pathlib.Path, image: str, torch: str) -> dict[str, d
         }
         for stage in STAGES
     }
-    if (root / uv_lock.NAME).is_file():
-        lock = uv_lock.locked(root, spec.extra)
+    place = lock_of(root, resolved)
+    if place:
+        lock = uv_lock.locked(place, spec.extra)
         texts["dependencies"] = {f"{image}.txt": lock.dependencies}
         if spec.torch and not texts["torch"] and lock.torch:
             texts["torch"] = {"torch.txt": f"torch=={lock.torch}\n"}
@@ -407,7 +423,9 @@ def normalised_name(entry: str) -> str:
     return re.sub(r"[-_.]+", "-", match.group()).lower() if match else ""
 
 
-def inspect_tree(root: pathlib.Path, topology: str, torch: str = "cpu") -> Report:
+def inspect_tree(
+    root: pathlib.Path, topology: str, torch: str = "cpu", resolved: pathlib.Path | None = None
+) -> Report:
     """Check a tree against what the images of a topology need, and answer everything that is wrong at once."""
     report = Report()
     if topology not in TOPOLOGIES:
@@ -434,7 +452,7 @@ def inspect_tree(root: pathlib.Path, topology: str, torch: str = "cpu") -> Repor
         if parsed:
             for check in TOPOLOGY_CHECKS[topology]:
                 check(modules, report)
-        _check_requirements(root, topology, torch, report)
+        _check_requirements(root, topology, torch, resolved, report)
         _check_alembic(root, report)
         if not report.findings:
             report.revision, report.committed_at = revision_of(root, relevant_files(root, topology, torch))
@@ -596,14 +614,21 @@ COMPILE = {
 NEEDED = {"core": ("uvicorn", "alembic"), "ml": ("uvicorn",)}
 
 
-def _check_requirements(root: pathlib.Path, topology: str, torch: str, report: Report) -> None:
-    has_lock = (root / uv_lock.NAME).is_file()
+def _check_requirements(
+    root: pathlib.Path, topology: str, torch: str, resolved: pathlib.Path | None, report: Report
+) -> None:
+    place = lock_of(root, resolved)
+    if place and place != root:
+        report.warnings.append(
+            f"The tree has neither {uv_lock.NAME} nor requirement files. What was resolved for it is kept in {place}; "
+            "another control node would install what is newest there. Commit a lock: uv lock"
+        )
     for name in TOPOLOGIES[topology]:
         image = IMAGES[name]
         pinned = [entry for path in image.torch for entry in _entries_in(root / path.format(torch=torch))]
-        if has_lock:
+        if place:
             try:
-                lock = uv_lock.locked(root, image.extra)
+                lock = uv_lock.locked(place, image.extra)
             except uv_lock.LockError as error:
                 # It is the same for the other images.
                 report.add(error.what, uv_lock.NAME, error.why, error.remedy)
@@ -613,7 +638,7 @@ def _check_requirements(root: pathlib.Path, topology: str, torch: str, report: R
         else:
             for path in image.dependencies:
                 _check_listed(root, name, path, report)
-        _warn_of_tests(root, name, has_lock, report)
+        _warn_of_tests(root, name, place is not None, report)
         if image.torch and not any(normalised_name(entry) == uv_lock.TORCH and "==" in entry for entry in pinned):
             path = image.torch[0].format(torch=torch)
             report.add(

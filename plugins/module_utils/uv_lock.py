@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 import pathlib
 import re
@@ -23,7 +25,7 @@ CUDA = re.compile(r"(nvidia|cuda)-|triton$")
 TEST_TOOLS = re.compile(r"pytest($|-)")
 # An extra with a server of its own is all that its image needs; another one adds to the dependencies of the project.
 SERVER = "uvicorn"
-SECONDS = 120
+SECONDS = 300
 NO_PYTHON = re.compile(r"[Nn]o interpreter found|incompatible with the project's Python requirement")
 
 # A package, with one of its extras or without.
@@ -110,16 +112,9 @@ def export(root: pathlib.Path, extra: str) -> str:
         # In a copy, and offline: a lock that fits needs nothing else, and nothing of the tree is run.
         for name in ("pyproject.toml", NAME):
             shutil.copyfile(root / name, pathlib.Path(directory) / name)
-        command = [uv_path(), "export", "--locked", "--offline", "--no-config", "--no-dev", "--no-emit-project"]
-        command += ["--no-header", "--no-annotate", "--format", "requirements-txt", "--quiet"]
-        command += ["--extra", extra] if extra else []
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "VIRTUAL_ENV"))}
-        try:
-            answer = subprocess.run(
-                command, cwd=directory, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise LockError(f"{NAME} cannot be read", f"uv cannot be run: {error}.", "Install it anew.") from error
+        arguments = ["export", "--locked", "--offline", "--no-config", "--no-dev", "--no-emit-project", "--no-header"]
+        arguments += ["--no-annotate", "--format", "requirements-txt", "--quiet"]
+        answer = _run([*arguments, "--extra", extra] if extra else arguments, directory, {})
     if answer.returncode:
         said = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
         if any(NO_PYTHON.search(line) for line in said):
@@ -134,6 +129,69 @@ def export(root: pathlib.Path, extra: str) -> str:
             "Run in the source tree: uv lock",
         )
     return answer.stdout
+
+
+def project_text(root: pathlib.Path) -> str:
+    """Return a pyproject.toml with only what a resolution needs; what a build would compute is not in it."""
+    try:
+        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+        extras = project.get("optional-dependencies", {}).items()
+        # A text or list of texts in JSON is one in TOML, too.
+        lines = [
+            "[project]",
+            f"name = {json.dumps(project['name'])}",
+            'version = "0"',
+            f"requires-python = {json.dumps(project.get('requires-python', '>=3.11'))}",
+            f"dependencies = {json.dumps(project.get('dependencies', []))}",
+            "[project.optional-dependencies]",
+            *(f"{json.dumps(name)} = {json.dumps(entries)}" for name, entries in extras),
+        ]
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
+        raise LockError("pyproject.toml cannot be read", f"{error!r}.", "Mend the file.") from error
+    return "\n".join(lines) + "\n"
+
+
+def resolve(root: pathlib.Path, kept: pathlib.Path, settings: dict[str, str]) -> tuple[pathlib.Path, bool]:
+    """Return a directory with a lock for a tree that has none, and whether it was made now.
+
+    It is made once for all trees with the same needs and kept below `kept`, so that what is installed stays the same.
+    `settings` are the environment variables of uv and of TLS by which the package index is reached.
+    """
+    text = project_text(root)
+    place = kept / hashlib.sha256(text.encode()).hexdigest()[:16]
+    if (place / NAME).is_file():
+        return place, False
+    kept.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept, prefix=".unfinished-") as directory:
+        (pathlib.Path(directory) / "pyproject.toml").write_text(text, encoding="utf-8")
+        answer = _run(["lock", "--no-config", "--quiet"], directory, settings)
+        if answer.returncode:
+            said = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
+            raise LockError(
+                "the dependencies cannot be resolved",
+                f"The tree has neither {NAME} nor requirement files, and uv says: {' '.join(said[:3]) or 'nothing'}.",
+                f"Mend pyproject.toml or the package index's settings, or commit a {NAME}.",
+            )
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(directory, place)
+    return place, True
+
+
+def _run(arguments: list[str], directory: str, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run uv in a directory, with these settings and none of the caller's."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "VIRTUAL_ENV"))}
+    try:
+        return subprocess.run(
+            [uv_path(), *arguments],
+            cwd=directory,
+            env={**environment, **settings},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LockError(f"{NAME} cannot be read", f"uv cannot be run: {error}.", "Install it anew.") from error
 
 
 def locked(root: pathlib.Path, extra: str = "") -> Locked:

@@ -65,6 +65,10 @@ options:
     description: Machine name of the build host, as in C(uname -m).
     type: str
     default: x86_64
+  resolved:
+    description: Directory with the lock that M(truthgraph.platform.source_lock) has answered for a tree without one.
+    type: path
+    default: ""
   dest:
     description: Where to put the archive. Empty to only compute the key.
     type: path
@@ -174,14 +178,16 @@ class ContextError(Exception):
     """An image cannot be staged; the text says why."""
 
 
-def stage(source: pathlib.Path, image: str, dockerfiles: pathlib.Path, torch: str) -> list[Staged]:
+def stage(
+    source: pathlib.Path, image: str, dockerfiles: pathlib.Path, torch: str, resolved: pathlib.Path | None = None
+) -> list[Staged]:
     """Return everything that goes into the archive: path, mode and contents, by path."""
     spec = source_tree.IMAGES[image]
     staged: list[Staged] = [("Dockerfile", 0o644, (dockerfiles / DOCKERFILE).read_bytes())]
     staged += [(path, mode, (dockerfiles / name).read_bytes()) for name, (path, mode) in HELPERS.items()]
     for file in source_tree.files_of(source, spec.include, spec.exclude):
         staged.append((f"source/{file.path}", file.mode, file.source.read_bytes()))
-    for stage_name, texts in source_tree.requirement_texts(source, image, torch).items():
+    for stage_name, texts in source_tree.requirement_texts(source, image, torch, resolved).items():
         staged += [(f"{stage_name}/{name}", 0o644, text.encode()) for name, text in texts.items()]
     return sorted(staged)
 
@@ -222,9 +228,10 @@ def choose_wheels(
     pythons: t.Sequence[str],
     machine: str,
     torch_index: bool,
+    resolved: pathlib.Path | None = None,
 ) -> tuple[str, list[wheels.Wheel], list[wheels.Wheel]]:
     """Return the Python version to use, the torch wheels that fit it and the other wheels that the build may use."""
-    lists = source_tree.requirement_texts(source, image, variant)
+    lists = source_tree.requirement_texts(source, image, variant, resolved)
     available = wheels.wheels_in(find_links)
     torch_entries = entries_of(lists["torch"].values())
     fitting = wheels.torch_wheels(available, torch_entries, variant, machine)
@@ -319,12 +326,14 @@ def main() -> None:
             "torch_index": {"type": "bool", "default": False},
             "find_links": {"type": "list", "elements": "path", "default": []},
             "machine": {"type": "str", "default": "x86_64"},
+            "resolved": {"type": "path", "default": ""},
             "dest": {"type": "path", "default": ""},
         },
         supports_check_mode=True,
     )
     want = module.params
     source, base = pathlib.Path(want["source"]), want["base"]
+    resolved = pathlib.Path(want["resolved"]) if want["resolved"] else None
     if not want["pythons"]:
         module.fail_json(msg="pythons names no Python version; give at least one, such as 3.13.")
     if base and "@sha256:" not in base:
@@ -332,7 +341,7 @@ def main() -> None:
             msg=f"The base image {base!r} is not given by digest (name@sha256:…), so the key would not say what it is"
         )
     try:
-        staged = stage(source, want["image"], pathlib.Path(want["dockerfiles"]), want["torch"])
+        staged = stage(source, want["image"], pathlib.Path(want["dockerfiles"]), want["torch"], resolved)
         python, torch, more = choose_wheels(
             source,
             want["image"],
@@ -341,6 +350,7 @@ def main() -> None:
             pythons_for(source, want["pythons"]),
             want["machine"],
             want["torch_index"],
+            resolved,
         )
         content = source_tree.digest_of(staged)
         key = key_of(content, base, want["build_args"], torch) if base else ""

@@ -28,6 +28,10 @@ options:
     description: Variant of torch, which names the requirement file C(requirements/torch-<variant>.txt).
     type: str
     default: cpu
+  resolved:
+    description: Directory with the lock that M(truthgraph.platform.source_lock) has answered for a tree without one.
+    type: path
+    default: ""
   fail:
     description: Whether to fail if there is a finding, with all of them in one message.
     type: bool
@@ -119,13 +123,15 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "topology": {"type": "str", "default": "split"},
             "torch": {"type": "str", "default": "cpu"},
+            "resolved": {"type": "path", "default": ""},
             "fail": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     root = pathlib.Path(module.params["path"])
     try:
-        report = inspect_tree(root, module.params["topology"], module.params["torch"])
+        resolved = pathlib.Path(module.params["resolved"]) if module.params["resolved"] else None
+        report = inspect_tree(root, module.params["topology"], module.params["torch"], resolved)
     except (OSError, UnicodeDecodeError) as error:
         module.fail_json(msg=f"The source tree {root} cannot be read: {error}")
     result = {"source": str(root.absolute()), **dataclasses.asdict(report)}

@@ -2,6 +2,7 @@
 import json
 import shutil
 import subprocess
+import time
 
 import pytest
 
@@ -45,9 +46,9 @@ def locked_tree(tmp_path):
 
 @pytest.fixture
 def build(tmp_path):
-    def run(tree, *targets):
+    def run(tree, *targets, **more):
         answer = tmp_path / "images.json"
-        variables = {"image_build_source": str(tree), "image_build_targets": targets, "answer": str(answer)}
+        variables = {"image_build_source": str(tree), "image_build_targets": targets, "answer": str(answer), **more}
         command = [tool("ansible-playbook"), "-i", str(LAB), str(CHECKOUT / "tests" / "integration" / "build.yml")]
         done = subprocess.run(
             [*command, "-e", json.dumps(variables)],
@@ -81,3 +82,33 @@ def test_a_locked_tree_without_a_build_of_its_own(fleet, build, locked_tree):
     again, _said = build(locked_tree, "core")
     assert not again["core"]["built"]
     assert again["core"]["digest"] == images["core"]["digest"]
+
+
+def test_a_tree_with_neither_lock_nor_requirement_files(fleet, build, locked_tree):
+    # Its version is that of the package, which only a build would find out.
+    (locked_tree / "uv.lock").unlink()
+    project = locked_tree / "pyproject.toml"
+    text = project.read_text(encoding="utf-8").replace('version = "9.9"', 'dynamic = ["version"]')
+    project.write_text(f"{text}\n[build-system]\nrequires = ['no-such-build-system']\n", encoding="utf-8")
+    images, said = build(locked_tree, "core")
+    assert "Commit a lock: uv lock" in " ".join(said.split())
+    host = fleet.of_group("truthgraph_build")[0].host
+    version, app, installed = json.loads(
+        host.check_output("docker run --rm --network none %s python3 -c %s", images["core"]["reference"], LOOK)
+    )
+    assert (version, app) == ("9.9", "FastAPI") and {"alembic", "uvicorn"} <= set(installed)
+    again, _said = build(locked_tree, "core")
+    assert (again["core"]["built"], again["core"]["digest"]) == (False, images["core"]["digest"])
+
+
+def test_the_cache_of_the_builder_keeps_to_its_limit(fleet, build, locked_tree):
+    host = fleet.of_group("truthgraph_build")[0].host
+    limit = 300_000_000
+    # A source of its own, so that there is something to be built.
+    (locked_tree / "truthgraph" / "extra.py").write_text(f"MADE = {time.time()}\n", encoding="utf-8")
+    images, _said = build(locked_tree, "core", image_build_cache_bytes=limit)
+    assert images["core"]["built"]
+    usage = json.loads(host.check_output("curl --silent --unix-socket /run/docker.sock http://engine/system/df?type=build-cache"))
+    # What an image in the engine has as its layer is no cache.
+    cached = [record["Size"] for record in usage["BuildCache"] if not record["Shared"] and not record["InUse"]]
+    assert sum(cached) <= limit

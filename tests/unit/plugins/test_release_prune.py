@@ -86,6 +86,13 @@ def test_bills_of_materials_go_with_the_last_release_that_has_the_image(
     assert prune(engine, ledger, count=2)["bills"] == []
 
 
+def test_a_host_that_only_builds_keeps_what_was_deployed(engine: EngineDouble, images: list[str], tmp_path: Path) -> None:
+    deployed = [reference("api", 3), reference("core", 3)]
+    result = prune(engine, Ledger(str(tmp_path / "no-ledger")), live=[], keep_images=deployed)
+    assert result["kept"] == [] and result["problems"] == []
+    assert engine.images == sorted(deployed)
+
+
 def test_a_live_release_stays_however_old(engine: EngineDouble, ledger: Ledger, images: list[str]) -> None:
     prune(engine, ledger, live=[OLD])
     assert sorted(ledger.records()[0]) == [OLD, LIVE]

@@ -122,3 +122,39 @@ def test_requirement_files_keep_all_but_test_tools() -> None:
     assert uv_lock.without_tests(text) == "uvicorn==1.0 \\\n    --hash=sha256:1\nh11==1.0 --hash=sha256:3\n"
     plain = text.replace("pytest", "pyte")
     assert uv_lock.without_tests(plain) == plain
+
+
+def test_a_tree_without_a_lock_is_resolved_once(made: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    tree, kept = tmp_path / "tree", tmp_path / "kept"
+    tree.mkdir()
+    # Its version is computed by a build, which nobody runs for this.
+    text = PROJECT.replace('version = "1.0"', 'dynamic = ["version"]') + "\n[build-system]\nrequires = ['no-such-thing']\n"
+    (tree / "pyproject.toml").write_text(text, encoding="utf-8")
+    place, new = uv_lock.resolve(tree, kept, {})
+    assert new and (place / "uv.lock").is_file()
+    assert {"uvicorn", "alembic"} <= names(uv_lock.locked(place))
+    assert "pytest" not in names(uv_lock.locked(place, "ml"))
+    assert list(tree.iterdir()) == [tree / "pyproject.toml"]
+    # It is found again, without the index.
+    assert uv_lock.resolve(tree, kept, {"UV_OFFLINE": "1"}) == (place, False)
+    # Other needs are resolved anew.
+    (tree / "pyproject.toml").write_text(text.replace('"alembic>=1.14"', '"alembic>=1.14", "idna"'), encoding="utf-8")
+    other, new = uv_lock.resolve(tree, kept, {})
+    assert new and other != place and "idna" in names(uv_lock.locked(other))
+    assert sorted(kept.iterdir()) == sorted([place, other])
+
+
+def test_what_cannot_be_resolved_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(PROJECT.replace("alembic>=1.14", "alembic>=9999"), encoding="utf-8")
+    with pytest.raises(uv_lock.LockError, match=r"cannot be resolved.*alembic"):
+        uv_lock.resolve(tmp_path, tmp_path / "kept", {})
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_a_tree_that_says_what_is_installed_is_left_alone(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    assert source_tree.lock_of(tree, tmp_path) == tree
+    (tree / "uv.lock").unlink()
+    assert source_tree.lock_of(tree, tmp_path) == tmp_path
+    (tree / "requirements").mkdir()
+    (tree / "requirements" / "core.txt").write_text("", encoding="utf-8")
+    assert source_tree.lock_of(tree, tmp_path) is None
