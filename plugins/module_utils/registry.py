@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A small client for container registries: is it there, does it let us in, which digest has this tag."""
+"""A small client for container registries: is it there, does it let us in, which digest has this tag, what may go."""
 
 from __future__ import annotations
 
@@ -120,6 +120,28 @@ class Registry:
         headers, body = answer
         digest = "sha256:" + hashlib.sha256(body).hexdigest()
         return {"digest": digest, "media_type": headers.get("Content-Type", ""), "body": body}
+
+    def tags(self, repository):
+        """Return the tags of a repository; one that the registry does not have has none."""
+        tags, path = [], f"{repository}/tags/list?n=1000"
+        while path:
+            answer = self.request(path)
+            if answer is None:
+                return tags
+            headers, body = answer
+            tags += json.loads(body).get("tags") or []
+            following = re.match(r"<(?:[a-z]+://[^/]+)?/v2/([^>]+)>", headers.get("Link", ""))
+            path = following.group(1) if following else ""
+        return tags
+
+    def digest(self, repository, reference):
+        """Return the digest of a tag, empty if there is no such image."""
+        found = self.manifest(repository, reference)
+        return found["digest"] if found else ""
+
+    def delete(self, repository, digest):
+        """Delete a manifest with all of its tags; one that is gone already is no error."""
+        self.request(f"{repository}/manifests/{digest}", method="DELETE")
 
     def tag(self, repository, manifest, tag):
         """Give a manifest that the registry has one more tag."""

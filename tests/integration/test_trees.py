@@ -1,5 +1,6 @@
 # Application trees that are not ours, built for real on the lab's build host and looked into there.
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -44,23 +45,28 @@ def locked_tree(tmp_path):
     return root
 
 
+def play(name, variables):
+    command = [tool("ansible-playbook"), "-i", str(LAB), str(CHECKOUT / "tests" / "integration" / name)]
+    done = subprocess.run(
+        [*command, "-e", json.dumps(variables)],
+        cwd=CHECKOUT,
+        env=toolchain_environment(),
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
 @pytest.fixture
 def build(tmp_path):
     def run(tree, *targets, **more):
         answer = tmp_path / "images.json"
         variables = {"image_build_source": str(tree), "image_build_targets": targets, "answer": str(answer), **more}
-        command = [tool("ansible-playbook"), "-i", str(LAB), str(CHECKOUT / "tests" / "integration" / "build.yml")]
-        done = subprocess.run(
-            [*command, "-e", json.dumps(variables)],
-            cwd=CHECKOUT,
-            env=toolchain_environment(),
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads(answer.read_text(encoding="utf-8")), done.stdout + done.stderr
+        said = play("build.yml", variables)
+        return json.loads(answer.read_text(encoding="utf-8")), said
 
     return run
 
@@ -112,3 +118,33 @@ def test_the_cache_of_the_builder_keeps_to_its_limit(fleet, build, locked_tree):
     # What an image in the engine has as its layer is no cache.
     cached = [record["Size"] for record in usage["BuildCache"] if not record["Shared"] and not record["InUse"]]
     assert sum(cached) <= limit
+
+
+def test_the_registry_gives_up_what_nothing_needs_and_takes_it_again(fleet, build, locked_tree):
+    registry = fleet.of_group("truthgraph_registry")[0].host
+    builder = fleet.of_group("truthgraph_build")[0].host
+
+    def stored():
+        size = registry.check_output("du -sb $(docker volume inspect --format '{{.Mountpoint}}' truthgraph-registry)")
+        return int(size.split()[0])
+
+    def pulled(reference):
+        builder.run("docker rmi %s", reference)
+        return builder.run("docker pull --quiet %s", reference)
+
+    needed = set()
+    for member in fleet.of_group("truthgraph_api") + fleet.of_group("truthgraph_inference"):
+        for record in member.host.check_output("cat /var/lib/truthgraph/releases/*.json").splitlines():
+            needed |= set(json.loads(record)["images"].values())
+    # What nobody needs, as large as a picture.
+    (locked_tree / "truthgraph" / "picture.bin").write_bytes(os.urandom(5_000_000))
+    built = build(locked_tree, "core")[0]["core"]
+    before = stored()
+    play("prune.yml", {"registry_prune_keep": [reference.partition("@")[2] for reference in needed]})
+    assert stored() < before - 4_500_000
+    gone = pulled(built["reference"])
+    assert gone.rc != 0 and "manifest unknown" in gone.stderr
+    for reference in needed:
+        assert pulled(reference).rc == 0, reference
+    again = build(locked_tree, "core")[0]["core"]
+    assert again["built"] and pulled(again["reference"]).rc == 0

@@ -30,6 +30,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """Two images, one user, and a tag can be put."""
 
     stored = {}
+    deleted = []
 
     def log_message(self, format, *args):  # pylint: disable=redefined-builtin
         """Keep quiet."""
@@ -46,6 +47,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(200, INDEX, client.INDEX_TYPES[0])
         if path.startswith("base/python/blobs/"):
             return self.answer(200, CONFIG)
+        if path == "many/tags/list?n=1000":
+            return self.answer(200, b'{"tags": ["1"]}', link='</v2/many/tags/list?n=1000&last=1>; rel="next"')
+        if path == "many/tags/list?n=1000&last=1":
+            return self.answer(200, b'{"tags": ["2"]}')
+        if path == "none/tags/list?n=1000":
+            return self.answer(200, b'{"tags": null}')
         if path == "broken/manifests/1":
             return self.answer(500, b"")
         return self.answer(404, b"")
@@ -54,8 +61,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.stored[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
         self.answer(201, b"")
 
-    def answer(self, status, body, content_type="application/json"):
+    def do_DELETE(self):  # pylint: disable=invalid-name
+        self.deleted.append(self.path)
+        self.answer(202 if "gone" not in self.path else 404, b"")
+
+    def answer(self, status, body, content_type="application/json", link=""):
         self.send_response(status)
+        if link:
+            self.send_header("Link", link)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -162,3 +175,20 @@ def test_references():
     assert (parts["registry"], parts["repository"], parts["tag"]) == ("h:5000", "a/b", "1")
     with pytest.raises(ValueError, match="no image reference"):
         client.parse_reference("python")
+
+
+def test_all_pages_of_tags_are_read(server):
+    assert connect(server).tags("many") == ["1", "2"]
+    assert connect(server).tags("none") == []
+    assert connect(server).tags("absent") == []
+
+
+def test_the_digest_of_a_tag(server):
+    assert connect(server).digest("base/python", "3.13") == DIGEST
+    assert connect(server).digest("base/python", "absent") == ""
+
+
+def test_a_manifest_is_deleted_and_one_that_is_gone_is_no_error(server):
+    connect(server).delete("many", DIGEST)
+    connect(server).delete("gone", DIGEST)
+    assert Handler.deleted == [f"/v2/many/manifests/{DIGEST}", f"/v2/gone/manifests/{DIGEST}"]

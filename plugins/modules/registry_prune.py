@@ -1,0 +1,114 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module: take out of a registry the images that nothing needs."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: registry_prune
+short_description: Take the images out of a registry that nothing needs
+version_added: 0.1.0
+description:
+  - Deletes the manifests of all tagged images of the given repositories but those that are to stay. Other repositories are
+    left alone.
+  - The room on the disk becomes free when the registry collects its garbage, which is not done here.
+options:
+  address:
+    description: Host and port of the registry.
+    type: str
+    required: true
+  username:
+    description: User name; empty to ask without one.
+    type: str
+    default: ""
+  password:
+    description: Password.
+    type: str
+    default: ""
+  ca_content:
+    description: CA certificate (PEM) to trust; empty for the ones that the host trusts.
+    type: str
+    default: ""
+  repositories:
+    description: The repositories, without the registry.
+    type: list
+    elements: str
+    required: true
+  keep:
+    description: Digests of the images that stay. It must not be empty, as an empty list would delete everything.
+    type: list
+    elements: str
+    required: true
+  timeout:
+    description: Seconds to wait for each answer.
+    type: int
+    default: 10
+attributes:
+  check_mode:
+    description: Says what would be deleted, and deletes nothing.
+    support: full
+author: The truthgraph.platform developers
+"""
+
+EXAMPLES = r"""
+- name: Take out what no release needs
+  truthgraph.platform.registry_prune:
+    address: 192.0.2.11:5000
+    repositories: [truthgraph/core, truthgraph/ml]
+    keep: ["sha256:4f0c…"]
+"""
+
+RETURN = r"""
+deleted:
+  description: What was deleted, as repository@digest.
+  returned: success
+  type: list
+  elements: str
+kept:
+  description: How many images stay.
+  returned: success
+  type: int
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.truthgraph.platform.plugins.module_utils.registry import Registry, RegistryError
+
+
+def main():
+    """Compare, and delete."""
+    module = AnsibleModule(
+        argument_spec={
+            "address": {"type": "str", "required": True},
+            "username": {"type": "str", "default": ""},
+            "password": {"type": "str", "default": "", "no_log": True},
+            "ca_content": {"type": "str", "default": ""},
+            "repositories": {"type": "list", "elements": "str", "required": True},
+            "keep": {"type": "list", "elements": "str", "required": True},
+            "timeout": {"type": "int", "default": 10},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    wrong = [digest for digest in params["keep"] if not digest.startswith("sha256:")]
+    if wrong or not params["keep"]:
+        module.fail_json(msg=f"keep has to list the digests of the images that stay, not {wrong or 'nothing'}.")
+    deleted, kept = [], 0
+    try:
+        registry = Registry(
+            params["address"], params["username"], params["password"], params["ca_content"], params["timeout"]
+        )
+        for repository in params["repositories"]:
+            found = {registry.digest(repository, tag) for tag in registry.tags(repository)} - {""}
+            kept += len(found & set(params["keep"]))
+            for digest in sorted(found - set(params["keep"])):
+                if not module.check_mode:
+                    registry.delete(repository, digest)
+                deleted.append(f"{repository}@{digest}")
+    except RegistryError as error:
+        module.fail_json(msg=f"The registry {params['address']} is {error.reason}: {error.detail}", deleted=deleted)
+    module.exit_json(changed=bool(deleted), deleted=deleted, kept=kept)
+
+
+if __name__ == "__main__":
+    main()
