@@ -78,6 +78,8 @@ IMAGES = {
 
 # The build stages that install something; each has its requirement files.
 STAGES = ("dependencies", "torch", "model")
+# What development needs besides, in a tree with requirement files.
+DEVELOPMENT = "requirements/dev.txt"
 
 TOPOLOGIES: dict[str, tuple[str, ...]] = {"split": ("core", "ml")}
 
@@ -152,24 +154,24 @@ def lock_of(root: pathlib.Path, resolved: pathlib.Path | None) -> pathlib.Path |
 
 
 def requirement_texts(
-    root: pathlib.Path, image: str, torch: str, resolved: pathlib.Path | None = None
+    root: pathlib.Path, image: str, torch: str, resolved: pathlib.Path | None = None, dev: bool = False
 ) -> dict[str, dict[str, str]]:
     """Return what an image installs by the build stage that does so: requirement files, their names and contents.
 
     A tree with uv.lock installs what that says, another one its requirement files, and one with neither what was resolved
-    for it. Where there is a requirement file for torch, it comes before a lock. LockError says why a lock cannot be used.
+    for it. Where there is a requirement file for torch, it comes before a lock. Only for development (`dev`) it has test
+    tools, and what development needs besides. LockError says why a lock cannot be used.
     """
     spec = IMAGES[image]
-    texts = {
-        stage: {
-            pathlib.PurePath(file.path).name: uv_lock.without_tests(file.source.read_text(encoding="utf-8"))
-            for file in files_of(root, [path.format(torch=torch) for path in getattr(spec, stage)])
-        }
-        for stage in STAGES
-    }
+    texts: dict[str, dict[str, str]] = {stage: {} for stage in STAGES}
+    for stage in STAGES:
+        paths = [path.format(torch=torch) for path in getattr(spec, stage)]
+        for file in files_of(root, [*paths, DEVELOPMENT] if dev and stage == "dependencies" else paths):
+            text = file.source.read_text(encoding="utf-8")
+            texts[stage][pathlib.PurePath(file.path).name] = text if dev else uv_lock.without_tests(text)
     place = lock_of(root, resolved)
     if place:
-        lock = uv_lock.locked(place, spec.extra)
+        lock = uv_lock.locked(place, spec.extra, dev)
         texts["dependencies"] = {f"{image}.txt": lock.dependencies}
         if spec.torch and not texts["torch"] and lock.torch:
             texts["torch"] = {"torch.txt": f"torch=={lock.torch}\n"}

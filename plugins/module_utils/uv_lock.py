@@ -25,6 +25,7 @@ CUDA = re.compile(r"(nvidia|cuda)-|triton$")
 TEST_TOOLS = re.compile(r"pytest($|-)")
 # An extra with a server of its own is all that its image needs; another one adds to the dependencies of the project.
 SERVER = "uvicorn"
+DEV = "dev"
 SECONDS = 300
 NO_PYTHON = re.compile(r"[Nn]o interpreter found|incompatible with the project's Python requirement")
 
@@ -78,17 +79,25 @@ class Lock:
                 found += [(entry["name"], one) for one in entry.get("extra", [])]
         return found
 
-    def has_extra(self, extra: str) -> bool:
-        """Say whether the project has an extra."""
-        return any(extra in package.get("optional-dependencies", {}) for package in self._packages.get(self.project, []))
+    def has(self, kind: str, name: str) -> bool:
+        """Say whether the project has an extra (optional-dependencies) or a group (dev-dependencies) of a name."""
+        return any(name in package.get(kind, {}) for package in self._packages.get(self.project, []))
 
-    def closure(self, roots: t.Iterable[Node]) -> set[str]:
-        """Return the names of everything that is needed, without test tools and what only CUDA builds of torch need."""
+    def development(self) -> list[Node]:
+        """Return what development needs: the group dev, and the extra of that name."""
+        groups = [package.get("dev-dependencies", {}).get(DEV, []) for package in self._packages.get(self.project, [])]
+        return [(entry["name"], "") for group in groups for entry in group] + self.needs((self.project, DEV))
+
+    def closure(self, roots: t.Iterable[Node], dev: bool = False) -> set[str]:
+        """Return the names of everything that is needed, without what only CUDA builds of torch need.
+
+        Test tools are needed for development alone.
+        """
         seen: set[Node] = set()
         queue = list(roots)
         while queue:
             node = queue.pop()
-            if node in seen or TEST_TOOLS.match(node[0]):
+            if node in seen or (TEST_TOOLS.match(node[0]) and not dev):
                 continue
             seen.add(node)
             queue += [one for one in self.needs(node) if node[0] != TORCH or not CUDA.match(one[0])]
@@ -106,15 +115,15 @@ def uv_path() -> str:
     return found
 
 
-def export(root: pathlib.Path, extra: str) -> str:
-    """Return everything that the lock says, for the project and one of its extras; LockError if it is not up to date."""
+def export(root: pathlib.Path, choices: list[str]) -> str:
+    """Return everything that the lock says, with extras and groups as uv's options; LockError if it is not up to date."""
     with tempfile.TemporaryDirectory() as directory:
         # In a copy, and offline: a lock that fits needs nothing else, and nothing of the tree is run.
         for name in ("pyproject.toml", NAME):
             shutil.copyfile(root / name, pathlib.Path(directory) / name)
-        arguments = ["export", "--locked", "--offline", "--no-config", "--no-dev", "--no-emit-project", "--no-header"]
+        arguments = ["export", "--locked", "--offline", "--no-config", "--no-emit-project", "--no-header"]
         arguments += ["--no-annotate", "--format", "requirements-txt", "--quiet"]
-        answer = _run([*arguments, "--extra", extra] if extra else arguments, directory, {})
+        answer = _run([*arguments, *choices], directory, {})
     if answer.returncode:
         said = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
         if any(NO_PYTHON.search(line) for line in said):
@@ -194,23 +203,27 @@ def _run(arguments: list[str], directory: str, settings: dict[str, str]) -> subp
         raise LockError(f"{NAME} cannot be read", f"uv cannot be run: {error}.", "Install it anew.") from error
 
 
-def locked(root: pathlib.Path, extra: str = "") -> Locked:
-    """Return what a tree with a lock installs, for the project or for one of its extras."""
+def locked(root: pathlib.Path, extra: str = "", dev: bool = False) -> Locked:
+    """Return what a tree with a lock installs for the project or one of its extras, and for development if `dev`."""
     try:
         lock = Lock((root / NAME).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
         raise LockError(f"{NAME} cannot be read", f"{error}.", "Run in the source tree: uv lock") from error
-    if extra and not lock.has_extra(extra):
+    if extra and not lock.has("optional-dependencies", extra):
         raise LockError(
             f"pyproject.toml has no extra {extra}",
             f"It says what the {extra} image installs.",
             f"Add {extra} to [project.optional-dependencies], and run in the source tree: uv lock",
         )
     # In this order: a lock that is not up to date is not looked into.
-    text = export(root, extra)
+    choices = ["--extra", extra] if extra else []
+    choices += ["--group", DEV] if dev and lock.has("dev-dependencies", DEV) else ["--no-dev"]
+    choices += ["--extra", DEV] if dev and lock.has("optional-dependencies", DEV) else []
+    text = export(root, choices)
     listed = lock.needs((lock.project, extra)) if extra else []
     alone = extra and any(name == SERVER for name, _extra in listed)
-    kept = lock.closure(listed if alone else [(lock.project, ""), *listed])
+    roots = listed if alone else [(lock.project, ""), *listed]
+    kept = lock.closure([*roots, *lock.development()], dev) if dev else lock.closure(roots)
     found = [entry for entry in entries(text) if _name(entry) in kept and _name(entry) != TORCH]
     return Locked("".join(found), lock.version(TORCH) if TORCH in kept else "")
 

@@ -69,6 +69,12 @@ options:
     description: Directory with the lock that M(truthgraph.platform.source_lock) has answered for a tree without one.
     type: path
     default: ""
+  dev:
+    description: >-
+      Whether the image has what development needs: the group or extra C(dev) of a lock, C(requirements/dev.txt), and test
+      tools.
+    type: bool
+    default: false
   dest:
     description: Where to put the archive. Empty to only compute the key.
     type: path
@@ -179,7 +185,12 @@ class ContextError(Exception):
 
 
 def stage(
-    source: pathlib.Path, image: str, dockerfiles: pathlib.Path, torch: str, resolved: pathlib.Path | None = None
+    source: pathlib.Path,
+    image: str,
+    dockerfiles: pathlib.Path,
+    torch: str,
+    resolved: pathlib.Path | None = None,
+    dev: bool = False,
 ) -> list[Staged]:
     """Return everything that goes into the archive: path, mode and contents, by path."""
     spec = source_tree.IMAGES[image]
@@ -187,7 +198,7 @@ def stage(
     staged += [(path, mode, (dockerfiles / name).read_bytes()) for name, (path, mode) in HELPERS.items()]
     for file in source_tree.files_of(source, spec.include, spec.exclude):
         staged.append((f"source/{file.path}", file.mode, file.source.read_bytes()))
-    for stage_name, texts in source_tree.requirement_texts(source, image, torch, resolved).items():
+    for stage_name, texts in source_tree.requirement_texts(source, image, torch, resolved, dev).items():
         staged += [(f"{stage_name}/{name}", 0o644, text.encode()) for name, text in texts.items()]
     return sorted(staged)
 
@@ -274,8 +285,8 @@ def pythons_for(source: pathlib.Path, pythons: t.Sequence[str]) -> list[str]:
     if not fits:
         would = [f"3.{minor}" for minor in range(8, 21) if specifier.contains(f"3.{minor}.99", prereleases=True)]
         way_out = (
-            f"These would do: {', '.join(would[:4])}. Set image_build_core_python and image_build_ml_python to one of them, and "
-            "name an image of it in image_build_bases by digest where the role base_images has none."
+            f"These would do: {', '.join(would[:4])}. Set image_build_core_python and image_build_ml_python to one of them, "
+            "and name an image of it in image_build_bases by digest where the role base_images has none."
         )
         raise ContextError(
             f"pyproject.toml: requires-python is {wanted}, and the base image has Python {' or '.join(pythons)}. "
@@ -327,6 +338,7 @@ def main() -> None:
             "find_links": {"type": "list", "elements": "path", "default": []},
             "machine": {"type": "str", "default": "x86_64"},
             "resolved": {"type": "path", "default": ""},
+            "dev": {"type": "bool", "default": False},
             "dest": {"type": "path", "default": ""},
         },
         supports_check_mode=True,
@@ -341,7 +353,7 @@ def main() -> None:
             msg=f"The base image {base!r} is not given by digest (name@sha256:…), so the key would not say what it is"
         )
     try:
-        staged = stage(source, want["image"], pathlib.Path(want["dockerfiles"]), want["torch"], resolved)
+        staged = stage(source, want["image"], pathlib.Path(want["dockerfiles"]), want["torch"], resolved, want["dev"])
         python, torch, more = choose_wheels(
             source,
             want["image"],

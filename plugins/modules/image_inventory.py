@@ -158,7 +158,7 @@ def main() -> None:
         what = "What has grown since the last one that was within it" if before else "What is largest in it"
         module.fail_json(
             msg=f"The image {params['name']} is larger than its budget ({params['option']}): {'; '.join(problems)}. "
-            f"{what}:\n" + "\n".join(f"- {one}" for one in grown) + "\nTake out what it does not need, or raise the budget.",
+            f"{what}:\n" + "\n".join(f"- {one}" for one in grown) + "\nTake out what it does not need, or allow it more.",
             grown=grown,
             **result,
         )

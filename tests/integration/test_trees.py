@@ -22,6 +22,9 @@ ml = [
     "torch>=2.6,<3",
     "pytest>=8",
 ]
+
+[dependency-groups]
+dev = ["pytest>=8"]
 """
 MAIN = "import fastapi\n\napp = fastapi.FastAPI()\n"
 LOOK = """
@@ -51,8 +54,8 @@ def locked_tree(tmp_path):
     return root
 
 
-def play(name, variables):
-    command = [tool("ansible-playbook"), "-i", str(LAB), str(CHECKOUT / "tests" / "integration" / name)]
+def play(playbook, variables, code=0):
+    command = [tool("ansible-playbook"), "-i", str(LAB), str(CHECKOUT / playbook)]
     done = subprocess.run(
         [*command, "-e", json.dumps(variables)],
         cwd=CHECKOUT,
@@ -62,7 +65,7 @@ def play(name, variables):
         timeout=900,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
@@ -71,7 +74,7 @@ def build(tmp_path):
     def run(tree, *targets, **more):
         answer = tmp_path / "images.json"
         variables = {"image_build_source": str(tree), "image_build_targets": targets, "answer": str(answer), **more}
-        said = play("build.yml", variables)
+        said = play("tests/integration/build.yml", variables)
         return json.loads(answer.read_text(encoding="utf-8")), said
 
     return run
@@ -113,6 +116,17 @@ def test_a_tree_with_neither_lock_nor_requirement_files(fleet, build, locked_tre
     assert (again["core"]["built"], again["core"]["digest"]) == (False, images["core"]["digest"])
 
 
+def test_the_tests_of_a_tree_run_in_its_image(fleet, locked_tree):
+    (locked_tree / "tests").mkdir()
+    test = locked_tree / "tests" / "test_it.py"
+    test.write_text("import truthgraph\n\ndef test_it():\n    assert truthgraph.__file__.startswith('/app/')\n", encoding="utf-8")
+    assert "1 passed" in play("playbooks/test.yml", {"image_build_source": str(locked_tree)})
+    test.write_text("def test_it():\n    assert 1 == 2\n", encoding="utf-8")
+    assert "assert 1 == 2" in play("playbooks/test.yml", {"image_build_source": str(locked_tree)}, code=2)
+    host = fleet.of_group("truthgraph_build")[0].host
+    assert not host.file("/var/lib/truthgraph-build/tests").exists
+
+
 def test_the_cache_of_the_builder_keeps_to_its_limit(fleet, build, locked_tree):
     host = fleet.of_group("truthgraph_build")[0].host
     limit = 300_000_000
@@ -145,7 +159,7 @@ def test_the_registry_gives_up_what_nothing_needs_and_takes_it_again(fleet, buil
     (locked_tree / "truthgraph" / "picture.bin").write_bytes(os.urandom(5_000_000))
     built = build(locked_tree, "core")[0]["core"]
     before = stored()
-    play("prune.yml", {"registry_prune_keep": [reference.partition("@")[2] for reference in needed]})
+    play("tests/integration/prune.yml", {"registry_prune_keep": [reference.partition("@")[2] for reference in needed]})
     assert stored() < before - 4_500_000
     gone = pulled(built["reference"])
     assert gone.rc != 0 and "manifest unknown" in gone.stderr

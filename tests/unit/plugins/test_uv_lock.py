@@ -79,6 +79,19 @@ def test_test_tools_are_left_out_with_what_only_they_need(tree: pathlib.Path) ->
     assert not {"pytest", "iniconfig", "pluggy"} & found
 
 
+def test_development_gets_them(tree: pathlib.Path) -> None:
+    assert {"pytest", "pluggy", "alembic"} <= names(uv_lock.locked(tree, dev=True))
+    assert "pytest" not in names(uv_lock.locked(tree))
+
+
+def test_an_extra_serves_development_as_well_as_a_group(tree: pathlib.Path) -> None:
+    text = (tree / "pyproject.toml").read_text(encoding="utf-8")
+    text = text.replace('served = ["idna"]', 'served = ["idna"]\ndev = ["pytest>=8"]').partition("[dependency-groups]")[0]
+    (tree / "pyproject.toml").write_text(text, encoding="utf-8")
+    lock(tree)
+    assert {"pytest", "pluggy", "alembic"} <= names(uv_lock.locked(tree, dev=True))
+
+
 def test_what_a_tree_asks_for_itself_stays_whatever_it_is_called(tree: pathlib.Path) -> None:
     text = (tree / "pyproject.toml").read_text(encoding="utf-8")
     (tree / "pyproject.toml").write_text(text.replace('"torch>=2.6,<3",', '"nvidia-ml-py",'), encoding="utf-8")
