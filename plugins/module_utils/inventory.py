@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 import typing as t
+import urllib.parse
 import uuid
 
 # Which part of an image an instruction of truthgraph.Dockerfile makes. What matches none is the base image's.
@@ -169,19 +170,25 @@ def _component(one: dict[str, t.Any], purl: str) -> dict[str, t.Any]:
     return component
 
 
+def _quoted(text: str) -> str:
+    """Return a text as it stands in a package URL."""
+    return urllib.parse.quote(text, safe="")
+
+
 def cyclonedx(inventory: dict[str, t.Any], name: str, digest: str, version: str, created: str) -> dict[str, t.Any]:
     """Return the bill of materials of an image in CycloneDX 1.6. The same image has the same one, whenever it is made.
 
     `created` is a time in ISO 8601, or empty.
     """
-    purl = f"pkg:oci/{name}@{digest.replace(':', '%3A')}"
+    purl = f"pkg:oci/{name}@{_quoted(digest)}"
     distribution = inventory["distribution"]
     vendor = distribution.partition("-")[0] or "debian"
-    components = [_component(one, f"pkg:pypi/{one['name']}@{one['version']}") for one in inventory["python"]]
+    components = [_component(one, f"pkg:pypi/{one['name']}@{_quoted(one['version'])}") for one in inventory["python"]]
     for one in inventory["system"]:
         where = f"?arch={one['architecture']}" + (f"&distro={distribution}" if distribution else "")
-        version_of = one["version"].replace("+", "%2B").replace(":", "%3A")
-        components.append(_component(one, f"pkg:deb/{vendor}/{one['name'].replace('+', '%2B')}@{version_of}{where}"))
+        components.append(
+            _component(one, f"pkg:deb/{vendor}/{_quoted(one['name'])}@{_quoted(one['version'])}{where}")
+        )
     metadata: dict[str, t.Any] = {
         "component": {"type": "container", "bom-ref": purl, "name": name, "version": version, "purl": purl}
     }

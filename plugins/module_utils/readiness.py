@@ -17,7 +17,7 @@ if t.TYPE_CHECKING:
 MOST_RESTARTS = 3
 # Seconds for which an answer of the engine counts; to ask it costs more than to ask the service.
 LOOK_AGAIN = 1.0
-BODY_LIMIT = 65536
+BODY_LIMIT = 8 * 1024 * 1024
 QUESTIONS = 2000
 SHOWN = 300
 

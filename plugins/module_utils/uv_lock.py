@@ -86,7 +86,17 @@ class Lock:
     def development(self) -> list[Node]:
         """Return what development needs: the group dev, and the extra of that name."""
         groups = [package.get("dev-dependencies", {}).get(DEV, []) for package in self._packages.get(self.project, [])]
-        return [(entry["name"], "") for group in groups for entry in group] + self.needs((self.project, DEV))
+        entries = [entry for group in groups for entry in group]
+        extras = [(entry["name"], extra) for entry in entries for extra in entry.get("extra", [])]
+        return [(entry["name"], "") for entry in entries] + extras + self.needs((self.project, DEV))
+
+    def outside(self) -> list[str]:
+        """Return the packages that are no releases from an index: files, directories and repositories."""
+        return sorted(
+            name
+            for name, found in self._packages.items()
+            if name != self.project and any("registry" not in package.get("source", {}) for package in found)
+        )
 
     def closure(self, roots: t.Iterable[Node], dev: bool = False) -> set[str]:
         """Return the names of everything that is needed, without what only CUDA builds of torch need.
@@ -121,7 +131,7 @@ def export(root: pathlib.Path, choices: list[str]) -> str:
         # In a copy, and offline: a lock that fits needs nothing else, and nothing of the tree is run.
         for name in ("pyproject.toml", NAME):
             shutil.copyfile(root / name, pathlib.Path(directory) / name)
-        arguments = ["export", "--locked", "--offline", "--no-config", "--no-emit-project", "--no-header"]
+        arguments = ["export", "--locked", "--offline", "--no-emit-project", "--no-header"]
         arguments += ["--no-annotate", "--format", "requirements-txt", "--quiet"]
         answer = _run([*arguments, *choices], directory, {})
     if answer.returncode:
@@ -143,7 +153,8 @@ def export(root: pathlib.Path, choices: list[str]) -> str:
 def project_text(root: pathlib.Path) -> str:
     """Return a pyproject.toml with only what a resolution needs; what a build would compute is not in it."""
     try:
-        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+        text = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+        project, groups = text.get("project", {}), text.get("dependency-groups", {}).items()
         extras = project.get("optional-dependencies", {}).items()
         # A text or list of texts in JSON is one in TOML, too.
         lines = [
@@ -153,7 +164,9 @@ def project_text(root: pathlib.Path) -> str:
             f"requires-python = {json.dumps(project.get('requires-python', '>=3.11'))}",
             f"dependencies = {json.dumps(project.get('dependencies', []))}",
             "[project.optional-dependencies]",
-            *(f"{json.dumps(name)} = {json.dumps(entries)}" for name, entries in extras),
+            *(f"{json.dumps(name)} = {json.dumps(listed)}" for name, listed in extras),
+            "[dependency-groups]",
+            *(f"{json.dumps(name)} = [{', '.join(map(_toml, listed))}]" for name, listed in groups),
         ]
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
         raise LockError("pyproject.toml cannot be read", f"{error!r}.", "Mend the file.") from error
@@ -173,7 +186,7 @@ def resolve(root: pathlib.Path, kept: pathlib.Path, settings: dict[str, str]) ->
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept, prefix=".unfinished-") as directory:
         (pathlib.Path(directory) / "pyproject.toml").write_text(text, encoding="utf-8")
-        answer = _run(["lock", "--no-config", "--quiet"], directory, settings)
+        answer = _run(["lock", "--quiet"], directory, settings)
         if answer.returncode:
             said = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
             raise LockError(
@@ -181,14 +194,28 @@ def resolve(root: pathlib.Path, kept: pathlib.Path, settings: dict[str, str]) ->
                 f"The tree has neither {NAME} nor requirement files, and uv says: {' '.join(said[:3]) or 'nothing'}.",
                 f"Mend pyproject.toml or the package index's settings, or commit a {NAME}.",
             )
-        shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(directory, place)
+        made = pathlib.Path(directory).with_name(f".made-{os.getpid()}")
+        shutil.copytree(directory, made)
+        try:
+            made.rename(place)
+        except OSError:
+            # Another run has made it meanwhile.
+            shutil.rmtree(made)
     return place, True
 
 
+def _toml(entry: str | dict[str, str]) -> str:
+    """Return an entry of a dependency group as TOML: a requirement, or the inclusion of another group."""
+    if isinstance(entry, str):
+        return json.dumps(entry)
+    return "{ " + ", ".join(f"{name} = {json.dumps(value)}" for name, value in entry.items()) + " }"
+
+
 def _run(arguments: list[str], directory: str, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run uv in a directory, with these settings and none of the caller's."""
+    """Run uv in a directory, with these settings and the project's, and none of the caller's."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "VIRTUAL_ENV"))}
+    # Where there is no configuration of a user or of the machine.
+    environment |= {"XDG_CONFIG_HOME": os.path.join(directory, ".none"), "XDG_CONFIG_DIRS": os.path.join(directory, ".none")}
     try:
         return subprocess.run(
             [uv_path(), *arguments],
@@ -214,6 +241,12 @@ def locked(root: pathlib.Path, extra: str = "", dev: bool = False) -> Locked:
             f"pyproject.toml has no extra {extra}",
             f"It says what the {extra} image installs.",
             f"Add {extra} to [project.optional-dependencies], and run in the source tree: uv lock",
+        )
+    if lock.outside():
+        raise LockError(
+            f"{NAME} names what no package index has: {', '.join(lock.outside())}",
+            "A build takes packages from indexes and find-links directories alone, by their hashes.",
+            "Publish a wheel of it there, and run in the source tree: uv lock",
         )
     # In this order: a lock that is not up to date is not looked into.
     choices = ["--extra", extra] if extra else []

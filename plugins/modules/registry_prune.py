@@ -10,8 +10,9 @@ module: registry_prune
 short_description: Take the images out of a registry that nothing needs
 version_added: 0.1.0
 description:
-  - Deletes the manifests of all tagged images of the given repositories but those that are to stay. Other repositories are
-    left alone.
+  - Deletes the manifests of tagged images of the given repositories that are known to the caller and not to stay. Images
+    that it does not know, such as another fleet's, and other repositories are left alone.
+  - What cannot be deleted is no failure but a warning, since the images that are needed are none the worse for it.
   - The room on the disk becomes free when the registry collects its garbage, which is not done here.
 options:
   address:
@@ -36,7 +37,12 @@ options:
     elements: str
     required: true
   keep:
-    description: Digests of the images that stay. It must not be empty, as an empty list would delete everything.
+    description: Digests of the images that stay. It must not be empty, as nothing would be left.
+    type: list
+    elements: str
+    required: true
+  known:
+    description: Digests of the images that may be deleted.
     type: list
     elements: str
     required: true
@@ -57,6 +63,7 @@ EXAMPLES = r"""
     address: 192.0.2.11:5000
     repositories: [truthgraph/core, truthgraph/ml]
     keep: ["sha256:4f0c…"]
+    known: ["sha256:4f0c…", "sha256:a1b2…"]
 """
 
 RETURN = r"""
@@ -85,6 +92,7 @@ def main():
             "ca_content": {"type": "str", "default": ""},
             "repositories": {"type": "list", "elements": "str", "required": True},
             "keep": {"type": "list", "elements": "str", "required": True},
+            "known": {"type": "list", "elements": "str", "required": True},
             "timeout": {"type": "int", "default": 10},
         },
         supports_check_mode=True,
@@ -94,19 +102,20 @@ def main():
     if wrong or not params["keep"]:
         module.fail_json(msg=f"keep has to list the digests of the images that stay, not {wrong or 'nothing'}.")
     deleted, kept = [], 0
+    spare = set(params["known"]) - set(params["keep"])
     try:
         registry = Registry(
             params["address"], params["username"], params["password"], params["ca_content"], params["timeout"]
         )
         for repository in params["repositories"]:
             found = {registry.digest(repository, tag) for tag in registry.tags(repository)} - {""}
-            kept += len(found & set(params["keep"]))
-            for digest in sorted(found - set(params["keep"])):
+            kept += len(found - spare)
+            for digest in sorted(found & spare):
                 if not module.check_mode:
                     registry.delete(repository, digest)
                 deleted.append(f"{repository}@{digest}")
     except RegistryError as error:
-        module.fail_json(msg=f"The registry {params['address']} is {error.reason}: {error.detail}", deleted=deleted)
+        module.warn(f"Not all could be taken out of the registry {params['address']} ({error.reason}): {error.detail}")
     module.exit_json(changed=bool(deleted), deleted=deleted, kept=kept)
 
 

@@ -26,6 +26,39 @@ options:
     description: The package index settings, as the lookup P(truthgraph.platform.package_index#lookup) answers them.
     type: dict
     default: {}
+    suboptions:
+      index_url:
+        description: The index, empty if it is the public one.
+        type: str
+        default: ""
+      extra_index_urls:
+        description: Further indexes.
+        type: list
+        elements: str
+        default: []
+      find_links_urls:
+        description: Pages with links to wheels.
+        type: list
+        elements: str
+        default: []
+      find_links:
+        description: Directories with wheels.
+        type: list
+        elements: str
+        default: []
+      ca_bundle:
+        description: File with the certificates to trust.
+        type: str
+        default: ""
+      timeout:
+        description: Seconds after which a silent connection is given up; V(0) for uv's own.
+        type: int
+        default: 0
+      dropped:
+        description: Not used.
+        type: list
+        elements: str
+        default: []
 attributes:
   check_mode:
     support: full
@@ -85,7 +118,20 @@ def main() -> None:
         argument_spec={
             "path": {"type": "path", "required": True},
             "directory": {"type": "path", "required": True},
-            "index": {"type": "dict", "default": {}, "no_log": True},
+            "index": {
+                "type": "dict",
+                "default": {},
+                # Only these may hold a password. What is secret is masked wherever it occurs in the answer, a "0" too.
+                "options": {
+                    "index_url": {"type": "str", "default": "", "no_log": True},
+                    "extra_index_urls": {"type": "list", "elements": "str", "default": [], "no_log": True},
+                    "find_links_urls": {"type": "list", "elements": "str", "default": [], "no_log": True},
+                    "find_links": {"type": "list", "elements": "str", "default": []},
+                    "ca_bundle": {"type": "str", "default": ""},
+                    "timeout": {"type": "int", "default": 0},
+                    "dropped": {"type": "list", "elements": "str", "default": []},
+                },
+            },
         },
         supports_check_mode=True,
     )

@@ -43,7 +43,7 @@ def found() -> dict:
         "unpacked_bytes": 5979,
         "layers": inventory.layers_of(HISTORY),
         "python": [
-            package("torch", "2.13.0", 2500, "BSD-3-Clause"),
+            package("torch", "2.13.0+cpu", 2500, "BSD-3-Clause"),
             package("nvidia-cublas", "13.1", 1000),
             package("triton", "3.6.0", 400, "MIT License"),
             package("numpy", "2.3.1", 300, "BSD-3-Clause AND MIT"),
@@ -103,7 +103,7 @@ def test_the_bill_of_materials_is_valid_and_the_same_every_time(found: dict) -> 
     assert bill == inventory.cyclonedx(copy.deepcopy(found), "ml", DIGEST, "0.1.0", created)
     assert bill["metadata"]["timestamp"] == created
     purls = {one["purl"] for one in bill["components"]}
-    assert "pkg:pypi/torch@2.13.0" in purls
+    assert "pkg:pypi/torch@2.13.0%2Bcpu" in purls
     assert "pkg:deb/debian/libstdc%2B%2B6@14.2.0-19?arch=amd64&distro=debian-13" in purls
     licenses = {one["name"]: one.get("licenses") for one in bill["components"]}
     assert licenses["numpy"] == [{"expression": "BSD-3-Clause AND MIT"}]

@@ -14,6 +14,7 @@ from ansible_collections.truthgraph.platform.plugins.module_utils import registr
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from engine_double import EngineDouble
 
 CONFIG = json.dumps({"config": {"Labels": {"a": "b"}}, "created": "2026-01-01T00:00:00Z"}).encode()
 MANIFEST = json.dumps(
@@ -51,6 +52,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(200, b'{"tags": ["1"]}', link='</v2/many/tags/list?n=1000&last=1>; rel="next"')
         if path == "many/tags/list?n=1000&last=1":
             return self.answer(200, b'{"tags": ["2"]}')
+        if path == "store/core/tags/list?n=1000":
+            return self.answer(200, b'{"tags": ["old", "new"]}')
+        if path in ("store/core/manifests/old", "store/core/manifests/new"):
+            return self.answer(200, MANIFEST if path.endswith("old") else INDEX, client.MANIFEST_TYPES[0])
         if path == "none/tags/list?n=1000":
             return self.answer(200, b'{"tags": null}')
         if path == "broken/manifests/1":
@@ -192,3 +197,36 @@ def test_a_manifest_is_deleted_and_one_that_is_gone_is_no_error(server):
     connect(server).delete("many", DIGEST)
     connect(server).delete("gone", DIGEST)
     assert Handler.deleted == [f"/v2/many/manifests/{DIGEST}", f"/v2/gone/manifests/{DIGEST}"]
+
+
+def prune(server, tmp_path, **more):
+    options = {"address": server[0], "username": "user", "password": "right", "ca_content": server[1], **more}
+    return EngineDouble(tmp_path).run("registry_prune", repositories=["store/core"], **options)
+
+
+OTHER = "sha256:" + hashlib.sha256(INDEX).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("keep", "known", "deleted"),
+    [
+        ([OTHER], [DIGEST, OTHER], [DIGEST]),
+        ([DIGEST, OTHER], [DIGEST, OTHER], []),
+        # Another fleet's image is in neither list.
+        ([OTHER], [OTHER], []),
+    ],
+)
+def test_only_what_is_known_and_not_needed_is_pruned(server, tmp_path, keep, known, deleted):
+    Handler.deleted.clear()
+    result = prune(server, tmp_path, keep=keep, known=known)
+    assert result["deleted"] == [f"store/core@{digest}" for digest in deleted]
+    assert Handler.deleted == [f"/v2/store/core/manifests/{digest}" for digest in deleted]
+
+
+def test_pruning_everything_is_refused(server, tmp_path):
+    assert "nothing" in prune(server, tmp_path, keep=[], known=[DIGEST])["msg"]
+
+
+def test_a_registry_that_cannot_be_pruned_is_a_warning(server, tmp_path):
+    result = prune(server, tmp_path, keep=[OTHER], known=[DIGEST], password="wrong")
+    assert not result.get("failed") and "unauthorized" in str(result["warnings"])

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+from engine_double import EngineDouble
 
 from ansible_collections.truthgraph.platform.plugins.module_utils import source_tree, uv_lock
 
@@ -145,6 +146,7 @@ def test_a_tree_without_a_lock_is_resolved_once(made: pathlib.Path, tmp_path: pa
     (tree / "pyproject.toml").write_text(text, encoding="utf-8")
     place, new = uv_lock.resolve(tree, kept, {})
     assert new and (place / "uv.lock").is_file()
+    assert "pytest" in names(uv_lock.locked(place, dev=True)), "the group dev is resolved with the rest"
     assert {"uvicorn", "alembic"} <= names(uv_lock.locked(place))
     assert "pytest" not in names(uv_lock.locked(place, "ml"))
     assert list(tree.iterdir()) == [tree / "pyproject.toml"]
@@ -155,6 +157,37 @@ def test_a_tree_without_a_lock_is_resolved_once(made: pathlib.Path, tmp_path: pa
     other, new = uv_lock.resolve(tree, kept, {})
     assert new and other != place and "idna" in names(uv_lock.locked(other))
     assert sorted(kept.iterdir()) == sorted([place, other])
+
+
+def test_the_module_answers_where_the_lock_is_whatever_the_settings_are(tmp_path: pathlib.Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "pyproject.toml").write_text('[project]\nname = "truthgraph"\ndependencies = ["idna"]\n', encoding="utf-8")
+    engine = EngineDouble(tmp_path / "engine")
+    # A secret is masked wherever it occurs in an answer; an unset timeout, 0, is none.
+    index = {"index_url": "", "extra_index_urls": [], "find_links_urls": [], "find_links": [], "ca_bundle": "", "timeout": 0}
+    result = engine.run("source_lock", path=str(tree), directory=str(tmp_path / "10"), index=index)
+    assert not result.get("failed"), result
+    assert (pathlib.Path(result["resolved"]) / "uv.lock").is_file()
+
+
+def test_the_settings_of_uv_in_the_project_count(tree: pathlib.Path) -> None:
+    text = (tree / "pyproject.toml").read_text(encoding="utf-8")
+    (tree / "pyproject.toml").write_text(f'{text}\n[tool.uv]\nexclude-newer = "2026-01-01T00:00:00Z"\n', encoding="utf-8")
+    (tree / "uv.lock").unlink()
+    lock(tree)
+    assert "uvicorn" in names(uv_lock.locked(tree))
+
+
+def test_what_is_no_release_is_refused_by_name(tree: pathlib.Path) -> None:
+    own = tree / "own"
+    own.mkdir()
+    (own / "pyproject.toml").write_text('[project]\nname = "own-thing"\nversion = "1"\n', encoding="utf-8")
+    text = (tree / "pyproject.toml").read_text(encoding="utf-8").replace('"alembic>=1.14"', '"alembic>=1.14", "own-thing"')
+    (tree / "pyproject.toml").write_text(f'{text}\n[tool.uv.sources]\nown-thing = {{ path = "own" }}\n', encoding="utf-8")
+    lock(tree)
+    with pytest.raises(uv_lock.LockError, match="own-thing"):
+        uv_lock.locked(tree)
 
 
 def test_what_cannot_be_resolved_is_named(tmp_path: pathlib.Path) -> None:
