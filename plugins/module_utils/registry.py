@@ -20,6 +20,14 @@ MANIFEST_TYPES = (
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
 INDEX_TYPES = MANIFEST_TYPES[2:]
+# The options of a module that talks to a registry, as the documentation fragment of that name describes them.
+CONNECTION = {
+    "address": {"type": "str", "required": True},
+    "username": {"type": "str", "default": ""},
+    "password": {"type": "str", "default": "", "no_log": True},
+    "ca_content": {"type": "str", "default": ""},
+    "timeout": {"type": "int", "default": 10},
+}
 REFERENCE = re.compile(
     r"^(?P<registry>[^/@\s]+)/(?P<repository>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?$"
@@ -171,3 +179,10 @@ class Registry:
             found["labels"] = (details.get("config") or {}).get("Labels") or {}
             found["created"] = details.get("created", "")
         return found
+
+
+def connect(params):
+    """Return the registry that a module's options name."""
+    return Registry(
+        params["address"], params["username"], params["password"], params["ca_content"], params["timeout"]
+    )

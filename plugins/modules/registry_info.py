@@ -12,22 +12,6 @@ description:
   - Works from a host without an engine. It talks to the registry itself, without a proxy.
   - It does not fail if the registry cannot be used, but says why in RV(state), so that the caller can say what to do.
 options:
-  address:
-    description: Host and port of the registry.
-    type: str
-    required: true
-  username:
-    description: User name; empty to ask without one.
-    type: str
-    default: ""
-  password:
-    description: Password.
-    type: str
-    default: ""
-  ca_content:
-    description: CA certificate (PEM) to trust; empty for the ones that the host trusts.
-    type: str
-    default: ""
   images:
     description: Images to look up, as V(address/repository:tag).
     type: list
@@ -37,10 +21,8 @@ options:
     description: Which platform's size and labels to answer for a multi-platform image.
     type: str
     default: amd64
-  timeout:
-    description: Seconds to wait for each answer.
-    type: int
-    default: 10
+extends_documentation_fragment:
+  - truthgraph.platform.registry
 attributes:
   check_mode:
     description: Changes nothing.
@@ -84,29 +66,23 @@ images:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.truthgraph.platform.plugins.module_utils.registry import Registry, RegistryError
+from ansible_collections.truthgraph.platform.plugins.module_utils.registry import CONNECTION, RegistryError, connect
 
 
 def main():
     """Ask, and answer in one go."""
     module = AnsibleModule(
         argument_spec={
-            "address": {"type": "str", "required": True},
-            "username": {"type": "str", "default": ""},
-            "password": {"type": "str", "default": "", "no_log": True},
-            "ca_content": {"type": "str", "default": ""},
+            **CONNECTION,
             "images": {"type": "list", "elements": "str", "default": []},
             "architecture": {"type": "str", "default": "amd64"},
-            "timeout": {"type": "int", "default": 10},
         },
         supports_check_mode=True,
     )
     params = module.params
     result = {"changed": False, "state": "ok", "detail": "", "images": {}}
     try:
-        registry = Registry(
-            params["address"], params["username"], params["password"], params["ca_content"], params["timeout"]
-        )
+        registry = connect(params)
         registry.ping()
         for reference in params["images"]:
             result["images"][reference] = registry.image(reference, params["architecture"])

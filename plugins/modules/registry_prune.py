@@ -15,22 +15,6 @@ description:
   - What cannot be deleted is no failure but a warning, since the images that are needed are none the worse for it.
   - The room on the disk becomes free when the registry collects its garbage, which is not done here.
 options:
-  address:
-    description: Host and port of the registry.
-    type: str
-    required: true
-  username:
-    description: User name; empty to ask without one.
-    type: str
-    default: ""
-  password:
-    description: Password.
-    type: str
-    default: ""
-  ca_content:
-    description: CA certificate (PEM) to trust; empty for the ones that the host trusts.
-    type: str
-    default: ""
   repositories:
     description: The repositories, without the registry.
     type: list
@@ -46,10 +30,8 @@ options:
     type: list
     elements: str
     required: true
-  timeout:
-    description: Seconds to wait for each answer.
-    type: int
-    default: 10
+extends_documentation_fragment:
+  - truthgraph.platform.registry
 attributes:
   check_mode:
     description: Says what would be deleted, and deletes nothing.
@@ -79,21 +61,17 @@ kept:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.truthgraph.platform.plugins.module_utils.registry import Registry, RegistryError
+from ansible_collections.truthgraph.platform.plugins.module_utils.registry import CONNECTION, RegistryError, connect
 
 
 def main():
     """Compare, and delete."""
     module = AnsibleModule(
         argument_spec={
-            "address": {"type": "str", "required": True},
-            "username": {"type": "str", "default": ""},
-            "password": {"type": "str", "default": "", "no_log": True},
-            "ca_content": {"type": "str", "default": ""},
+            **CONNECTION,
             "repositories": {"type": "list", "elements": "str", "required": True},
             "keep": {"type": "list", "elements": "str", "required": True},
             "known": {"type": "list", "elements": "str", "required": True},
-            "timeout": {"type": "int", "default": 10},
         },
         supports_check_mode=True,
     )
@@ -104,9 +82,7 @@ def main():
     deleted, kept = [], 0
     spare = set(params["known"]) - set(params["keep"])
     try:
-        registry = Registry(
-            params["address"], params["username"], params["password"], params["ca_content"], params["timeout"]
-        )
+        registry = connect(params)
         for repository in params["repositories"]:
             found = {registry.digest(repository, tag) for tag in registry.tags(repository)} - {""}
             kept += len(found - spare)
@@ -115,7 +91,10 @@ def main():
                     registry.delete(repository, digest)
                 deleted.append(f"{repository}@{digest}")
     except RegistryError as error:
-        module.warn(f"Not all could be taken out of the registry {params['address']} ({error.reason}): {error.detail}")
+        module.warn(
+            f"Not all could be taken out of the registry {params['address']} ({error.reason}): {error.detail}. The next "
+            "deploy that builds something tries again; the registry has to allow deleting (storage.delete.enabled)."
+        )
     module.exit_json(changed=bool(deleted), deleted=deleted, kept=kept)
 
 

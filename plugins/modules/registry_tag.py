@@ -11,22 +11,6 @@ short_description: Give an image in a container registry one more tag, without m
 description:
   - Puts the manifest of an image that the registry has under one more tag of the same repository.
 options:
-  address:
-    description: Host and port of the registry.
-    type: str
-    required: true
-  username:
-    description: User name.
-    type: str
-    default: ""
-  password:
-    description: Password.
-    type: str
-    default: ""
-  ca_content:
-    description: CA certificate (PEM) to trust; empty for the ones that the host trusts.
-    type: str
-    default: ""
   image:
     description: The image as it is, V(address/repository:tag) or V(address/repository@sha256:…).
     type: str
@@ -35,10 +19,8 @@ options:
     description: The tag to give it in the same repository.
     type: str
     required: true
-  timeout:
-    description: Seconds to wait for each answer.
-    type: int
-    default: 10
+extends_documentation_fragment:
+  - truthgraph.platform.registry
 attributes:
   check_mode:
     description: Says what it would do.
@@ -63,8 +45,9 @@ digest:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.truthgraph.platform.plugins.module_utils.registry import (
-    Registry,
+    CONNECTION,
     RegistryError,
+    connect,
     parse_reference,
 )
 
@@ -73,22 +56,16 @@ def main():
     """Compare, and tag."""
     module = AnsibleModule(
         argument_spec={
-            "address": {"type": "str", "required": True},
-            "username": {"type": "str", "default": ""},
-            "password": {"type": "str", "default": "", "no_log": True},
-            "ca_content": {"type": "str", "default": ""},
+            **CONNECTION,
             "image": {"type": "str", "required": True},
             "tag": {"type": "str", "required": True},
-            "timeout": {"type": "int", "default": 10},
         },
         supports_check_mode=True,
     )
     params = module.params
     try:
         parts = parse_reference(params["image"])
-        registry = Registry(
-            params["address"], params["username"], params["password"], params["ca_content"], params["timeout"]
-        )
+        registry = connect(params)
         manifest = registry.manifest(parts["repository"], parts["digest"] or parts["tag"])
         if manifest is None:
             module.fail_json(msg=f"The registry has no image {params['image']}.")
