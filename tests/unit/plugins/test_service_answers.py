@@ -65,10 +65,10 @@ def test_all_are_asked_in_their_order(engine: EngineDouble, service: Service) ->
 
 
 def test_an_answer_that_becomes_good_is_waited_for(engine: EngineDouble, service: Service) -> None:
-    service.failures = 1
-    result = engine.run("service_answers", requests=[service.question("/ready")], retries=1)
+    service.failures = 2
+    result = engine.run("service_answers", requests=[service.question("/ready")], retries=2)
     assert not result.get("failed"), json.dumps(result)
-    assert service.asked == ["GET /ready", "GET /ready"]
+    assert service.asked == ["GET /ready"] * 3
 
 
 def test_the_first_that_does_not_answer_well_ends_it(engine: EngineDouble, service: Service) -> None:
