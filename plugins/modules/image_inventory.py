@@ -136,7 +136,7 @@ def main() -> None:
     params = module.params
     digest = params["reference"].rpartition("@")[2]
     if not digest.startswith("sha256:"):
-        module.fail_json(msg=f"{params['reference']} names no digest (repository@sha256:...), so it may be any image.")
+        module.fail_json(msg=f"{params['reference']} names no digest, so it may be any image. Name it as repository@sha256:...")
     path = os.path.join(params["directory"], digest.replace(":", "-"))
     sbom, last = f"{path}.cdx.json", os.path.join(params["directory"], f"last-{params['name']}.json")
     found = traffic.read_json(f"{path}.json")

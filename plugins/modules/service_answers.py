@@ -126,7 +126,11 @@ def main() -> None:
         seen.append(words)
         if not good:
             where, times = f"{request['address']}:{request['port']}", params["retries"] + 1
-            module.fail_json(msg=f"{where} was asked {times} times and did not answer well: {words}", seen=seen)
+            module.fail_json(
+                msg=f"{where} was asked {times} times and did not answer well: {words}. Look at the log of that service "
+                "(docker logs on its host) and, where it is asked from another host, at what lies between them.",
+                seen=seen,
+            )
     module.exit_json(changed=False, seen=seen)
 
 
