@@ -27,7 +27,7 @@ test: setup ## Lint, unit tests, and Molecule with testinfra on the lab
 .PHONY: test-full
 test-full: test ## The same, and then bad input, rollouts under load, releases that fail, and runs that are killed
 	$(MAKE) integration
-	$(MAKE) molecule SCENARIOS='rollout failures crash'
+	$(MAKE) molecule SCENARIOS='monolith rollout failures crash'
 
 .PHONY: lab
 lab: setup ## Set up the lab: four hosts on this machine

@@ -1,8 +1,9 @@
-"""Health check of a TruthGraph image: GET /health on the port given as the only argument has to answer 200.
+"""Health check of a TruthGraph image: GET /health on the port that it serves (UVICORN_PORT) has to answer 200.
 
 It runs every few seconds, so it imports little, and it needs neither the virtual environment nor any secret.
 """
 
+import os
 import socket
 import sys
 
@@ -11,7 +12,7 @@ def main() -> int:
     """Ask once and return the exit code for the engine."""
     request = b"GET /health HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     try:
-        with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=4) as connection:
+        with socket.create_connection(("127.0.0.1", int(os.environ["UVICORN_PORT"])), timeout=4) as connection:
             connection.sendall(request)
             status = connection.makefile("rb").readline(200).decode("latin-1").strip()
     except OSError as error:

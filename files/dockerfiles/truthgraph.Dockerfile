@@ -1,4 +1,5 @@
-# The images of TruthGraph, one target each: core (the API without ML) and ml (the inference service).
+# The images of TruthGraph, one target each: core (the API without ML), ml (the inference service), and api (the API with ML
+# inside, for the topology monolith).
 #
 # There is no syntax line: it would fetch a frontend from a public registry. The engine's own BuildKit understands all
 # of this.
@@ -38,9 +39,19 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHON_ENV=production \
     LANG=C.UTF-8 \
     HOME=/tmp
+# How every application is served; an environment variable of the container comes before these. None logs requests: the
+# proxy does, with the client and the release, if it is to.
+ENV UVICORN_HOST=0.0.0.0 \
+    UVICORN_PORT=8000 \
+    UVICORN_SERVER_HEADER=false \
+    UVICORN_ACCESS_LOG=false \
+    UVICORN_TIMEOUT_KEEP_ALIVE=75 \
+    UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN=30
 WORKDIR /app
 USER ${USER_ID}:${USER_ID}
 ENTRYPOINT ["/usr/local/bin/truthgraph-entrypoint"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --start-interval=0.5s --retries=3 \
+    CMD ["python3", "-IS", "/usr/local/lib/truthgraph/healthcheck.py"]
 
 # The stages up to the next comment of this kind are only built in; nothing of them is shipped but what is copied from
 # them.
@@ -97,17 +108,14 @@ FROM builder AS compiled
 COPY source /app
 RUN slim --keep /app
 
-# The images. Neither logs requests: the proxy does, with the client and the release, if it is to.
+# The images.
 FROM runtime AS core
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=compiled /app /app
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --start-interval=0.5s --retries=3 \
-    CMD ["python3", "-IS", "/usr/local/lib/truthgraph/healthcheck.py", "8000"]
-CMD ["uvicorn", "truthgraph.main:app", "--host", "0.0.0.0", "--port", "8000", "--no-server-header", "--no-access-log", \
-     "--timeout-keep-alive", "75", "--timeout-graceful-shutdown", "30"]
+CMD ["uvicorn", "truthgraph.main:app"]
 
-FROM runtime AS ml
+FROM runtime AS with-ml
 ENV PYTHONPATH=/app:/opt/models \
     HF_HOME=/tmp/huggingface \
     HF_HUB_OFFLINE=1
@@ -115,8 +123,12 @@ COPY --from=torch /opt/venv /opt/venv
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=model /opt/models /opt/models
 COPY --from=compiled /app /app
+
+FROM with-ml AS ml
+ENV UVICORN_PORT=8001
 EXPOSE 8001
-HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --start-interval=0.5s --retries=3 \
-    CMD ["python3", "-IS", "/usr/local/lib/truthgraph/healthcheck.py", "8001"]
-CMD ["uvicorn", "truthgraph.ml:app", "--host", "0.0.0.0", "--port", "8001", "--no-server-header", "--no-access-log", \
-     "--timeout-keep-alive", "75", "--timeout-graceful-shutdown", "30"]
+CMD ["uvicorn", "truthgraph.ml:app"]
+
+FROM with-ml AS api
+EXPOSE 8000
+CMD ["uvicorn", "truthgraph.main:app"]

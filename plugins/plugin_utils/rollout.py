@@ -17,8 +17,8 @@ RELEASE = re.compile(r"[0-9a-f]{12}(\.[0-9]+)?\Z")
 KEPT = ("container", "ready", "smoke", "drain")
 
 
-# Which image each service runs.
-IMAGES = {"api": "core", "inference": "ml"}
+# Which image each service of a topology runs. What a topology has not, it retires where it runs.
+IMAGES = {"split": {"api": "core", "inference": "ml"}, "monolith": {"api": "api"}}
 
 
 def target(
@@ -26,21 +26,33 @@ def target(
 ) -> dict[str, t.Any]:
     """Return the release that the inventory and the source tree describe; `descriptions` by host and service."""
     services: dict[str, dict[str, t.Any]] = {}
+    runs = IMAGES[topology]
     for host, described in descriptions.items():
         for service, entry in described.items():
-            container = {**entry["container"], "image": images[IMAGES[service]]}
-            services.setdefault(service, {})[host] = {**placed(service, entry), "container": container}
-    used = {IMAGES[service]: images[IMAGES[service]] for service in services}
+            if service in runs:
+                container = {**entry["container"], "image": images[runs[service]]}
+                if "inference" not in runs:
+                    environment = {**entry.get("ml_environment", {}), **container.get("environment", {})}
+                    container["environment"] = environment
+                services.setdefault(service, {})[host] = {
+                    **placed(service, entry, "inference" in runs),
+                    "container": container,
+                }
+    used = {runs[service]: images[runs[service]] for service in services}
     return {"topology": topology, "images": used, "revision": revision, "version": version, "services": services}
 
 
-def placed(service: str, description: dict[str, t.Any]) -> dict[str, t.Any]:
-    """Return a service's description with the places of its two slots, as `slots.run_options` wants them."""
+def placed(service: str, description: dict[str, t.Any], asks: bool) -> dict[str, t.Any]:
+    """Return a service's description with the places of its two slots, as `slots.run_options` wants them.
+
+    The environment of a slot says where its inference service is, if it `asks` one.
+    """
     place = description["place"]
+    environments = place["environments"] if asks else {}
     places = {
         slot: {
             **{"service": service, "slot": slot, "fleet": place["fleet"], "network": place["network"], "address": address},
-            "environment": place["environments"].get(slot, {}),
+            "environment": environments.get(slot, {}),
             "secrets": f"{place['secrets']}/{service}-{slot}" if place["secrets"] else "",
         }
         for slot, address in place["addresses"].items()
@@ -51,12 +63,13 @@ def placed(service: str, description: dict[str, t.Any]) -> dict[str, t.Any]:
 def target_of(record: dict[str, t.Any], descriptions: dict[str, dict[str, t.Any]]) -> dict[str, t.Any]:
     """Return the release of a record for the hosts of today; a host that came later gets what its neighbours had."""
     services: dict[str, dict[str, t.Any]] = {}
+    asks = "inference" in record["services"]
     for host, described in descriptions.items():
         for service, entry in described.items():
             kept = record["services"].get(service, {})
             if kept:
                 own = kept.get(host, next(iter(kept.values())))
-                services.setdefault(service, {})[host] = {**placed(service, entry), **own}
+                services.setdefault(service, {})[host] = {**placed(service, entry, asks), **own}
     return {**{name: record[name] for name in ("id", "topology", "images", "revision", "version")}, "services": services}
 
 
@@ -174,7 +187,7 @@ def plan(target: dict[str, t.Any], states: dict[str, State]) -> dict[str, t.Any]
     The answer holds `release`, `inference` (its key), `changes` (whether anything differs), `record` for the ledger, and
     `hosts`: by host and service what the module slot wants to know.
     """
-    key = inference_key(target, states)
+    key = inference_key(target, states) if "inference" in target["services"] else ""
     release = target.get("id") or release_id(target, states)
     hosts: dict[str, dict[str, t.Any]] = {}
     for service, entries in target["services"].items():
@@ -182,6 +195,9 @@ def plan(target: dict[str, t.Any], states: dict[str, State]) -> dict[str, t.Any]
             if host in states:
                 identity = release if service == "api" else key
                 hosts.setdefault(host, {})[service] = _service_plan(target, service, entry, states[host], identity, key)
+    for host, state in states.items():
+        for service in sorted(_spare(state, target)):
+            hosts.setdefault(host, {})[service] = retirement(state, service)
     return {
         "release": release,
         "inference": key,
@@ -199,6 +215,21 @@ def plan(target: dict[str, t.Any], states: dict[str, State]) -> dict[str, t.Any]
     }
 
 
+def retirement(state: State, service: str) -> dict[str, t.Any]:
+    """Return the plan for a service that a release has no more."""
+    return {"action": "retire", "live": live_slot(state, service), "slot": "", "identity": ""}
+
+
+def _spare(state: State, target: dict[str, t.Any]) -> set[str]:
+    """Return the services that a host runs and the release has not anywhere, such as inference after a change to monolith."""
+    running = {one["service"] for one in state["containers"] if one["state"] == "running"}
+    return {
+        service
+        for service in slots.SERVICES
+        if service not in target["services"] and (live_slot(state, service) or service in running)
+    }
+
+
 def _service_plan(
     target: dict[str, t.Any], service: str, entry: dict[str, t.Any], state: State, identity: str, key: str
 ) -> dict[str, t.Any]:
@@ -206,13 +237,13 @@ def _service_plan(
     # The API asks for the inference service of its release, and the inference host knows under that name one of its slots.
     named = live if service == "api" else state["traffic"].get(key, "")
     found = container_in(state, service, named)
-    routed = state["traffic"].get(f"egress_{live}") == key if service == "api" else True
+    routed = state["traffic"].get(f"egress_{live}", "") == key if service == "api" else True
     fits = bool(found) and routed and found["identity"] == identity
     fits = fits and _runs_as_wanted(target, entry, state, service, found)
     if fits and named == live:
         action, slot = mending(found), live
     else:
-        action, slot = "replace", named if fits else traffic.other(live)
+        action, slot = "replace", named if fits else _free_slot(state, service, identity, live)
     if service == "api":
         entries = {f"api_{slot}": identity, f"egress_{slot}": key}
     else:
@@ -227,6 +258,14 @@ def _service_plan(
         "place": entry["places"][slot],
         "map": entries,
     }
+
+
+def _free_slot(state: State, service: str, identity: str, live: str) -> str:
+    """Return a slot without traffic, of two the one that has kept what is wanted."""
+    if live:
+        return traffic.other(live)
+    kept = [slot for slot in traffic.SLOTS if container_in(state, service, slot).get("identity") == identity]
+    return kept[0] if kept else traffic.other(live)
 
 
 def leftovers(states: dict[str, State], lock_host: str) -> dict[str, t.Any]:

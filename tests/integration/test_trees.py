@@ -1,6 +1,7 @@
 # Application trees that are not ours, built for real on the lab's build host and looked into there.
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import time
@@ -38,6 +39,10 @@ import glob, json
 records = [json.load(open(path)) for path in glob.glob("/var/lib/truthgraph/releases/*.json")]
 print(json.dumps(sorted({image for record in records for image in record["images"].values()})))
 """
+
+
+def find_links():
+    return [place for place in os.environ.get("PIP_FIND_LINKS", "").split() if os.path.isdir(place)]
 
 
 @pytest.fixture
@@ -115,6 +120,28 @@ def test_a_tree_with_neither_lock_nor_requirement_files(fleet, build, locked_tre
     assert (version, app) == ("9.9", "FastAPI") and {"alembic", "uvicorn"} <= set(installed)
     again, _said = build(locked_tree, "core")
     assert (again["core"]["built"], again["core"]["digest"]) == (False, images["core"]["digest"])
+
+
+def test_a_core_that_turns_out_to_need_torch_is_told_of_monolith(fleet, build, locked_tree):
+    # No import statement says so: it shows when the image is tried. The lock pins the CUDA build, of a version of which there
+    # is a CPU build at hand.
+    wheels = [path for place in find_links() for path in pathlib.Path(place).glob("torch-*+cpu-*.whl")]
+    torch = wheels[0].name.split("-")[1].partition("+")[0]
+    project = locked_tree / "pyproject.toml"
+    project.write_text(project.read_text(encoding="utf-8").replace("torch>=2.6,<3", f"torch=={torch}"), encoding="utf-8")
+    subprocess.run([tool("uv"), "lock", "--quiet"], cwd=locked_tree, check=True, timeout=300)
+    main = locked_tree / "truthgraph" / "main.py"
+    text = main.read_text(encoding="utf-8")
+    main.write_text(f"import importlib\n\ntorch = importlib.import_module('torch')\n{text}", encoding="utf-8")
+    answer = {"image_build_source": str(locked_tree), "image_build_targets": ["core"], "answer": "/dev/null"}
+    said = " ".join(play("tests/integration/build.yml", answer, code=2).split())
+    assert "truthgraph/main.py:3 needs torch" in said and "fleet_topology: monolith" in said
+    images, _said = build(locked_tree, "api", fleet_topology="monolith")
+    host = fleet.of_group("truthgraph_build")[0].host
+    command = "docker run --rm --network none --tmpfs /tmp %s python3 -c %s"
+    installed = json.loads(host.check_output(command, images["api"]["reference"], LOOK))[2]
+    assert installed["torch"] == f"{torch}+cpu" and not [name for name in installed if name.startswith("nvidia-")]
+    assert {"alembic", "fastapi"} <= set(installed)
 
 
 def test_the_tests_of_a_tree_run_in_its_image(fleet, locked_tree):

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from truthgraph import __version__
 from truthgraph.database import Database
 from truthgraph.errors import ComponentUnavailable
+from truthgraph.local_ml import LocalML, is_installed
 from truthgraph.ml_client import MLClient
 from truthgraph.monitor import Monitor
 from truthgraph.schemas import (
@@ -36,7 +37,8 @@ async def lifespan(application: FastAPI) -> AsyncIterator[None]:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     settings = Settings.from_environment()
     database = Database(settings.database_url)
-    ml_client = MLClient(settings.ml_service_url)
+    alone = not settings.ml_service_url and is_installed()
+    ml_client = LocalML() if alone else MLClient(settings.ml_service_url)
     monitor = Monitor(database, ml_client)
     application.state.database = database
     application.state.ml_client = ml_client

@@ -5,6 +5,7 @@ import logging
 
 from truthgraph.database import Database
 from truthgraph.errors import DATABASE, ML_SERVICE, ComponentUnavailable
+from truthgraph.local_ml import LocalML
 from truthgraph.ml_client import MLClient
 
 log = logging.getLogger("truthgraph.monitor")
@@ -17,7 +18,7 @@ PROBE_TEXT = "Is the ML service there?"
 class Monitor:
     """Checks the database and the ML service, both by really using them."""
 
-    def __init__(self, database: Database, ml_client: MLClient) -> None:
+    def __init__(self, database: Database, ml_client: MLClient | LocalML) -> None:
         self._checks = {
             DATABASE: database.check,
             ML_SERVICE: lambda: ml_client.embed(PROBE_TEXT, seconds=CHECK_SECONDS),

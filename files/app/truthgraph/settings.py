@@ -14,7 +14,10 @@ EMBEDDING_DIMENSION = 384
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the parts are. An empty address is a part that is not there yet: the API starts and says so."""
+    """Where the parts are. An empty address is a part that is not there yet: the API starts and says so.
+
+    Without the ML service's address the API embeds by itself, where it can.
+    """
 
     database_url: str
     ml_service_url: str

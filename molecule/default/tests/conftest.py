@@ -1,9 +1,10 @@
 # Fixtures for tests of the deployed fleet. A test that asks for `api`, `inference` ... runs once for each host of the group.
-import pathlib
-
 import pytest
 
+pytest.register_assert_rewrite("ansible_collections.truthgraph.platform.molecule.shared.image_checks")
+
 from ansible_collections.truthgraph.platform.molecule.shared.fleet import LAB, Fleet
+from ansible_collections.truthgraph.platform.molecule.shared.image_checks import ca, deployed, secrets  # noqa: F401
 
 GROUPS = {
     "member": "truthgraph",
@@ -13,12 +14,6 @@ GROUPS = {
     "api": "truthgraph_api",
     "inference": "truthgraph_inference",
 }
-
-
-class Secrets(dict):
-    # Passwords by name, which a failing test does not show.
-    def __repr__(self):
-        return f"<secrets {', '.join(self)}>"
 
 
 def fleet_of(config):
@@ -42,16 +37,3 @@ def fleet(pytestconfig):
 @pytest.fixture(scope="session")
 def control(fleet):
     return fleet.control
-
-
-@pytest.fixture(scope="session")
-def ca(fleet):
-    return pathlib.Path(fleet.ca_file).read_text(encoding="ascii")
-
-
-@pytest.fixture(scope="session")
-def secrets(fleet):
-    state = pathlib.Path(fleet.variables["state_dir"])
-    known = Secrets((path.name, path.read_text(encoding="ascii").strip()) for path in (state / "passwords").iterdir())
-    assert fleet.variables["database_password"] in known.values()
-    return known

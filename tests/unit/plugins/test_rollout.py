@@ -12,6 +12,7 @@ from ansible_collections.truthgraph.platform.plugins.module_utils import slots
 from ansible_collections.truthgraph.platform.plugins.plugin_utils import rollout
 
 CORE = "registry.example.org:5000/truthgraph/core@sha256:" + "c" * 64
+API = "registry.example.org:5000/truthgraph/api@sha256:" + "a" * 64
 ML = "registry.example.org:5000/truthgraph/ml@sha256:" + "d" * 64
 OTHER_CORE = CORE.replace("c" * 64, "e" * 64)
 OTHER_ML = ML.replace("d" * 64, "f" * 64)
@@ -42,7 +43,8 @@ def descriptions() -> dict[str, dict[str, t.Any]]:
 def wanted(
     fleet: dict[str, t.Any] | None = None, core: str = CORE, ml: str = ML, topology: str = "split"
 ) -> dict[str, t.Any]:
-    return rollout.target(fleet or descriptions(), {"core": core, "ml": ml}, topology, "0123abcd", "1.2.0")
+    images = {"core": core, "ml": ml, "api": API}
+    return rollout.target(fleet or descriptions(), images, topology, "0123abcd", "1.2.0")
 
 
 def empty(**more: t.Any) -> rollout.State:
@@ -119,7 +121,7 @@ def test_a_host_more_is_the_same_release() -> None:
     [
         wanted(core=OTHER_CORE),
         wanted(ml=OTHER_ML),
-        wanted(topology="single"),
+        wanted(topology="monolith"),
         wanted({**descriptions(), "a": {"api": described("api", 1, memory="4g")}}),
         wanted({**descriptions(), "c": {"inference": described("inference", 3, environment={"OMP_NUM_THREADS": "2"})}}),
     ],
@@ -303,6 +305,72 @@ def test_another_image_replaces_the_api_and_leaves_inference() -> None:
     api = plan["hosts"]["a"]["api"]
     assert api["live"] == "blue" and api["behind"] and api["place"]["slot"] == "green"
     assert api["map"] == {"api_green": plan["release"], "egress_green": plan["inference"]}
+
+
+# From one topology to the other.
+
+
+def settled(plan: dict[str, t.Any], states: dict[str, rollout.State]) -> dict[str, rollout.State]:
+    """Return what the hosts answer once a plan for other slots was done: earlier containers are kept, stopped."""
+    after = copy.deepcopy(states)
+    for host, services in plan["hosts"].items():
+        state = after[host]
+        for service, entry in services.items():
+            for one in state["containers"]:
+                if one["service"] == service and entry["action"] != "keep":
+                    one["state"] = "exited"
+            state["traffic"] = {key: value for key, value in state["traffic"].items() if not key.startswith(service)}
+            state["traffic"] = {key: value for key, value in state["traffic"].items() if not key.startswith("egress")}
+            if entry["action"] == "retire":
+                continue
+            state["traffic"] |= {service: entry["slot"], **{key: value for key, value in entry["map"].items() if value}}
+            found = {"service": service, "slot": entry["slot"], "state": "running", "health": "healthy"}
+            found |= {"identity": entry["identity"], "run": slots.run_digest(entry["container"], entry["place"])}
+            others = [one for one in state["containers"] if (one["service"], one["slot"]) != (service, entry["slot"])]
+            state["containers"] = [*others, found]
+    return after
+
+
+def asking() -> dict[str, dict[str, t.Any]]:
+    """Return the fleet, whose APIs are told where their inference service is, and how they would compute by themselves."""
+    fleet = descriptions()
+    for host in "ab":
+        fleet[host]["api"]["place"]["environments"] = {slot: {"ML_SERVICE_URL": f"http://{slot}"} for slot in ("blue", "green")}
+        fleet[host]["api"]["ml_environment"] = {"OMP_NUM_THREADS": "1", "PYTHON_ENV": "none"}
+    return fleet
+
+
+def test_a_monolith_needs_no_inference_service_and_retires_it() -> None:
+    states = deployed(wanted(asking()))
+    plan = rollout.plan(wanted(asking(), topology="monolith"), states)
+    assert plan["changes"] and actions(plan) == {**dict.fromkeys("ab", ("replace", "green")), "c": ("retire", "")}
+    assert plan["inference"] == "" and plan["record"]["images"] == {"api": API}
+    assert set(plan["record"]["services"]) == {"api"}
+    api = plan["hosts"]["a"]["api"]
+    assert api["map"] == {"api_green": plan["release"], "egress_green": ""}
+    # It computes by itself, as the inference service would, and is told of none.
+    assert api["container"]["environment"] == {"OMP_NUM_THREADS": "1", "PYTHON_ENV": "production"}
+    assert api["place"]["environment"] == {}
+    after = settled(plan, states)
+    again = rollout.plan(wanted(asking(), topology="monolith"), after)
+    assert not again["changes"] and actions(again) == dict.fromkeys("ab", ("keep", "green"))
+    # A container that runs without traffic is as much too much.
+    after["c"]["containers"][0]["state"] = "running"
+    assert actions(rollout.plan(wanted(asking(), topology="monolith"), after))["c"] == ("retire", "")
+
+
+@pytest.mark.parametrize("slot", ["blue", "green"])
+def test_a_return_to_split_starts_the_inference_container_that_was_kept(slot: str) -> None:
+    states = deployed(wanted(asking()), slot)
+    monolith = rollout.plan(wanted(asking(), topology="monolith"), states)
+    record = rollout.plan(wanted(asking()), states)["record"]
+    # Whatever the inventory says of the topology now: the record knows.
+    plan = rollout.plan(rollout.target_of(record, asking()), settled(monolith, states))
+    assert actions(plan)["c"] == ("replace", slot)
+    api = plan["hosts"]["a"]["api"]
+    assert api["map"][f"egress_{api['slot']}"] == plan["inference"] != ""
+    assert api["place"]["environment"] == {"ML_SERVICE_URL": f"http://{api['slot']}"}
+    assert api["container"]["environment"] == {"PYTHON_ENV": "production"}
 
 
 def test_another_inference_image_replaces_both() -> None:

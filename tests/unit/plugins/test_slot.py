@@ -485,6 +485,35 @@ def test_the_api_is_stopped_before_the_inference_service(host: Host) -> None:
     assert host.traffic == {"api": "green", "api_green": NEW, "egress_green": KEY, "inference": "green", KEY: "green"}
 
 
+def test_a_service_that_the_release_has_no_more_is_retired_last(host: Host) -> None:
+    prepared(host)
+    host.create("blue", KEY, service="inference")
+    host.create("green", "inference_older", status="exited", service="inference")
+    host.publish(**{**host.traffic, "inference": "blue", KEY: "blue"})
+    retired = {"action": "retire", "live": "blue", "slot": "", "identity": ""}
+    services = {"inference": retired, "api": host.plan()}
+    # Until the switch is confirmed, the earlier API needs it.
+    for phase in ("prepared", "committed"):
+        host.run(phase, services=services)
+        assert host.engine.containers["truthgraph-inference-blue"] == "running" and host.traffic["inference"] == "blue"
+    result = host.run("settled", services=services)
+    assert "inference is retired" in result["actions"] and host.done("stop") == [BLUE, "truthgraph-inference-blue"]
+    # Kept for a return, and not started by the engine.
+    assert host.engine.containers["truthgraph-inference-blue"] == "exited"
+    assert f"update --restart no --cpu-shares 512 truthgraph-inference-blue" in host.commands
+    assert host.traffic == {"api": "green", "api_green": NEW, "egress_green": KEY}
+    assert not host.run("settled", services=services)["changed"]
+
+
+def test_an_undone_release_retires_nothing(host: Host) -> None:
+    host.create("blue", KEY, service="inference")
+    host.publish(**{"inference": "blue", KEY: "blue"})
+    retired = {"action": "retire", "live": "blue", "slot": "", "identity": ""}
+    assert not host.run("undone", services={"inference": retired})["changed"]
+    assert host.engine.containers == {"truthgraph-inference-blue": "running"}
+    assert host.traffic == {"inference": "blue", KEY: "blue"}
+
+
 # Undo.
 
 

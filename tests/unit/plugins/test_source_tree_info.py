@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import subprocess
 import textwrap
 import time
@@ -59,7 +60,7 @@ def test_a_good_tree_has_no_finding_and_says_what_it_is(tree):
 
 def test_the_reference_application_is_a_good_tree():
     app = pathlib.Path(__file__).parents[3] / "files" / "app"
-    assert inspect_tree(app, "split").findings == []
+    assert inspect_tree(app, "split").findings == inspect_tree(app, "monolith").findings == []
 
 
 def test_a_missing_tree_is_named(tmp_path):
@@ -173,11 +174,36 @@ def test_split_without_ml_package_is_refused(tree):
     assert found.file == "truthgraph/ml/__init__.py" and "Add the package" in found.remedy
 
 
-def test_monolith_is_the_way_out_once_it_is_a_topology(tree, monkeypatch):
+def test_a_core_that_needs_torch_is_told_of_monolith_and_is_good_there(tree):
     write(tree, {"truthgraph/main.py": "import torch\napp = 1\n"})
-    assert "monolith" not in finding(tree).remedy
-    monkeypatch.setitem(source_tree.TOPOLOGIES, "monolith", ())
     assert "fleet_topology: monolith" in finding(tree).remedy
+    shutil.rmtree(tree / "truthgraph" / "ml")
+    assert inspect_tree(tree, "monolith").findings == []
+
+
+def test_a_monolith_needs_no_list_for_ml_but_a_pinned_torch(tree):
+    (tree / "requirements/ml.txt").unlink()
+    assert inspect_tree(tree, "monolith").findings == []
+    (tree / "requirements/torch-cpu.txt").unlink()
+    assert finding(tree, "monolith").file == "requirements/torch-cpu.txt"
+    # A list that pins it does as well.
+    text = (tree / "requirements/core.txt").read_text(encoding="utf-8")
+    write(tree, {"requirements/core.txt": f"{text}torch==2.9.0+cu130 {HASH}\nnvidia-cublas==13.0 {HASH}\ntriton==3 {HASH}\n"})
+    assert inspect_tree(tree, "monolith").findings == []
+    texts = source_tree.requirement_texts(tree, "api", "cpu")
+    assert texts["torch"] == {"torch.txt": "torch==2.9.0\n"} and texts["dependencies"] == {"core.txt": text}
+
+
+def test_lists_that_are_installed_together_have_to_agree(tree):
+    write(tree, {"requirements/ml.txt": f"uvicorn==2.0 {HASH}\n"})
+    assert inspect_tree(tree, "split").findings == []
+    found = finding(tree, "monolith")
+    assert found.file == "requirements/ml.txt" and found.what.startswith("uvicorn is 1.0 in requirements/core.txt, and 2.0")
+    assert "--constraint requirements/core.txt" in found.remedy
+    # Several versions, for several systems, are the same in both.
+    both = f"uvicorn==1.0 ; python_version < '3.12' {HASH}\nuvicorn==2.0 ; python_version >= '3.12' {HASH}\n"
+    write(tree, {"requirements/ml.txt": both, "requirements/core.txt": f"alembic==1.0 {HASH}\n{both}"})
+    assert inspect_tree(tree, "monolith").findings == []
 
 
 def test_ml_that_needs_a_module_of_core_is_refused(tree):

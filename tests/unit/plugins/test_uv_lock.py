@@ -75,6 +75,13 @@ def test_an_extra_with_a_server_is_all_that_ml_gets(tree: pathlib.Path) -> None:
     assert {"alembic", "uvicorn", "idna"} <= names(uv_lock.locked(tree, "served"))
 
 
+def test_a_monolith_gets_the_project_with_its_extra_where_it_has_that(tree: pathlib.Path) -> None:
+    found = uv_lock.locked(tree, "ml", whole=True)
+    assert {"alembic", "uvicorn", "sympy"} <= names(found) and found.torch.startswith("2.")
+    alone = uv_lock.locked(tree, "none-such", whole=True)
+    assert "alembic" in names(alone) and alone.torch == ""
+
+
 def test_test_tools_are_left_out_with_what_only_they_need(tree: pathlib.Path) -> None:
     found = names(uv_lock.locked(tree, "ml"))
     assert not {"pytest", "iniconfig", "pluggy"} & found

@@ -27,6 +27,21 @@ class Service:
         self.detail = "the model is loading"
         self.device = ""
         self.batcher: MicroBatcher | None = None
+        self._loading: asyncio.Task | None = None
+
+    def start(self) -> None:
+        """Begin to load the model, in the running event loop."""
+        logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
+        self._loading = asyncio.create_task(self.load())
+
+    async def close(self) -> None:
+        """End what still loads, and let the running batch end."""
+        if self._loading is not None:
+            self._loading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._loading
+        if self.batcher is not None:
+            await self.batcher.close()
 
     async def load(self) -> None:
         """Load the model beside the event loop. A failure stays visible in the health and in the log."""
@@ -54,18 +69,13 @@ class Service:
 async def lifespan(application: FastAPI) -> AsyncIterator[None]:
     """Load the model while /health answers already."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(name)s: %(message)s")
-    logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
     service = Service(Settings())
     application.state.service = service
-    loading = asyncio.create_task(service.load())
+    service.start()
     try:
         yield
     finally:
-        loading.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await loading
-        if service.batcher is not None:
-            await service.batcher.close()
+        await service.close()
 
 
 app = FastAPI(title="TruthGraph ML service", version=__version__, lifespan=lifespan, openapi_url=None)
