@@ -1,5 +1,5 @@
-# The images of TruthGraph, one target each: core (the API without ML), ml (the inference service), and api (the API with ML
-# inside, for the topology monolith).
+# The images of TruthGraph, one target each: core (the API without ML), ml (the inference service on torch), ml-onnx (the
+# same on ONNX Runtime), and api (the API with ML inside, for the topology monolith).
 #
 # There is no syntax line: it would fetch a frontend from a public registry. The engine's own BuildKit understands all
 # of this.
@@ -103,6 +103,22 @@ RUN --mount=type=bind,source=model,target=/requirements \
     done && \
     slim /opt/models
 
+# The model as ONNX Runtime reads it, made by the application from the weights, with torch. Of the source it depends on what
+# exports alone; the same model is the same layer.
+FROM builder AS exported
+COPY --from=torch /opt/venv /opt/venv
+COPY --from=model /opt/models /opt/models
+RUN --mount=type=bind,source=export,target=/requirements \
+    --mount=type=bind,from=wheels,target=/wheels \
+    --mount=type=cache,id=truthgraph-uv,target=/var/cache/uv \
+    --mount=type=secret,id=index --mount=type=secret,id=ca \
+    with-index uv pip install --no-deps --require-hashes --find-links /wheels \
+      $(printf -- '-r %s ' /requirements/*.txt)
+COPY source /app
+RUN HOME=/tmp HF_HUB_OFFLINE=1 PYTHONPATH=/app:/opt/models PYTHONHASHSEED=0 \
+      "$VIRTUAL_ENV/bin/python3" -m truthgraph.ml.export /opt/exported && \
+    slim --keep /opt/exported
+
 # Bytecode of the source, so that no start compiles it. Nothing of it is removed: what is in it was chosen already.
 FROM builder AS compiled
 COPY source /app
@@ -126,6 +142,15 @@ COPY --from=compiled /app /app
 
 FROM with-ml AS ml
 ENV UVICORN_PORT=8001
+EXPOSE 8001
+CMD ["uvicorn", "truthgraph.ml:app"]
+
+FROM runtime AS ml-onnx
+ENV TRUTHGRAPH_MODEL_PATH=/opt/models \
+    UVICORN_PORT=8001
+COPY --from=dependencies /opt/venv /opt/venv
+COPY --from=exported /opt/exported /opt/models
+COPY --from=compiled /app /app
 EXPOSE 8001
 CMD ["uvicorn", "truthgraph.ml:app"]
 

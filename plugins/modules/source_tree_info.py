@@ -24,6 +24,11 @@ options:
     description: What is built from it. An unknown topology is a finding.
     type: str
     default: split
+  runtime:
+    description: What computes the embeddings, torch or ONNX Runtime.
+    type: str
+    choices: [torch, onnx]
+    default: torch
   torch:
     description: Variant of torch, which names the requirement file C(requirements/torch-<variant>.txt).
     type: str
@@ -122,6 +127,7 @@ def main() -> None:
         argument_spec={
             "path": {"type": "path", "required": True},
             "topology": {"type": "str", "default": "split"},
+            "runtime": {"type": "str", "choices": ["torch", "onnx"], "default": "torch"},
             "torch": {"type": "str", "default": "cpu"},
             "resolved": {"type": "path", "default": ""},
             "fail": {"type": "bool", "default": False},
@@ -131,7 +137,9 @@ def main() -> None:
     root = pathlib.Path(module.params["path"])
     try:
         resolved = pathlib.Path(module.params["resolved"]) if module.params["resolved"] else None
-        report = inspect_tree(root, module.params["topology"], module.params["torch"], resolved)
+        report = inspect_tree(
+            root, module.params["topology"], module.params["torch"], resolved, module.params["runtime"]
+        )
     except (OSError, UnicodeDecodeError) as error:
         module.fail_json(msg=f"The source tree {root} cannot be read: {error}")
     result = {"source": str(root.absolute()), **dataclasses.asdict(report)}

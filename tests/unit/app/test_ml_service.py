@@ -37,7 +37,7 @@ def serve(app_path, monkeypatch):
     """Run a scenario against the service: it gets a client, and the application."""
     from truthgraph.ml import service
 
-    monkeypatch.setattr(service, "Embedder", StubEmbedder)
+    monkeypatch.setattr(service, "load", StubEmbedder)
     StubEmbedder.release.set()
 
     def runner(scenario, wait=True):
@@ -86,7 +86,7 @@ def test_a_model_that_cannot_be_loaded_stays_503_and_says_why(serve, monkeypatch
     def broken(_settings):
         raise ValueError("wrong weights")
 
-    monkeypatch.setattr(service, "Embedder", broken)
+    monkeypatch.setattr(service, "load", broken)
 
     async def scenario(client, _app):
         return await client.get("/health")

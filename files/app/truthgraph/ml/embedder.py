@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from truthgraph.ml.onnx_embedder import MODEL_FILE, OnnxEmbedder
 from truthgraph.ml.settings import DIMENSION, MODEL_PACKAGE, Settings
 
 if TYPE_CHECKING:
@@ -70,3 +71,9 @@ class Embedder:
         return self._model.encode(
             texts, batch_size=self._batch_size, normalize_embeddings=True, show_progress_bar=False
         )
+
+
+def load(settings: Settings) -> Embedder | OnnxEmbedder:
+    """Load the model as it was installed: the weights for torch, or what was exported for ONNX Runtime."""
+    directory = model_directory(settings)
+    return OnnxEmbedder(settings, directory) if (directory / MODEL_FILE).is_file() else Embedder(settings)

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 
 from truthgraph import __version__
 from truthgraph.ml.batching import Closed, EncodingFailed, MicroBatcher, QueueFull
-from truthgraph.ml.embedder import Embedder
+from truthgraph.ml.embedder import load
 from truthgraph.ml.schemas import EmbedRequest
 from truthgraph.ml.settings import DIMENSION, MODEL, Settings
 
@@ -46,7 +46,7 @@ class Service:
     async def load(self) -> None:
         """Load the model beside the event loop. A failure stays visible in the health and in the log."""
         try:
-            embedder = await asyncio.to_thread(Embedder, self.settings)
+            embedder = await asyncio.to_thread(load, self.settings)
         except Exception as error:
             log.exception("the model cannot be loaded")
             self.status = "failed"
