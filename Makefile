@@ -57,7 +57,11 @@ molecule: setup ## Deploy to the lab twice, and look at it with testinfra (SCENA
 
 .PHONY: integration
 integration: setup ## Bad input, on the deployed lab
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest tests/integration --ignore tests/integration/test_cuda.py
+
+.PHONY: test-cuda
+test-cuda: setup ## Build the ml image for NVIDIA GPUs on the deployed lab, and compute with it (several GB, many minutes)
+	$(BIN)/pytest -s tests/integration/test_cuda.py
 
 .PHONY: bench
 bench: setup ## Measure a rollout beside docker compose and Swarm, on the deployed lab

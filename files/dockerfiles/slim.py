@@ -28,6 +28,8 @@ UNUSED_SUFFIXES = (".a", ".cuh", ".h", ".hpp", ".lib", ".pxd", ".pyx")
 
 # Parts of single packages, by path below site-packages.
 UNUSED_PATHS = (
+    "nvidia/*/bin",
+    "nvidia/*/include",
     "torch/bin/protoc*",
     "torch/bin/test_*",
     "torch/bin/*_test",

@@ -24,6 +24,9 @@ from ansible_collections.truthgraph.platform.plugins.module_utils import uv_lock
 
 PACKAGE = "truthgraph"
 
+# The variant of torch for hosts with NVIDIA GPUs.
+CUDA = "cuda"
+
 # Modules that a core image does not have and that must therefore not be needed to import truthgraph.main.
 HEAVY = ("torch", "torchvision", "torchaudio", "sentence_transformers", "transformers")
 
@@ -200,10 +203,10 @@ def requirement_texts(
             text = file.source.read_text(encoding="utf-8")
             texts[stage][pathlib.PurePath(file.path).name] = text if dev else uv_lock.without_tests(text)
     place = lock_of(root, resolved)
-    pin = ""
+    pin = companions = ""
     if place:
         lock = uv_lock.locked(place, spec.extra, dev, spec.whole)
-        texts["dependencies"], pin = {f"{image}.txt": lock.dependencies}, lock.torch
+        texts["dependencies"], pin, companions = {f"{image}.txt": lock.dependencies}, lock.torch, lock.cuda
         for extra in spec.export_extras:
             more = uv_lock.locked(place, extra)
             texts["export"][f"{extra}.txt"], pin = more.dependencies, pin or more.torch
@@ -212,7 +215,7 @@ def requirement_texts(
         texts["dependencies"] = {name: found.dependencies for name, found in split.items()}
         pin = next((found.torch for found in split.values() if found.torch), "")
     if spec.torch and not texts["torch"] and pin:
-        texts["torch"] = {"torch.txt": f"torch=={pin}\n"}
+        texts["torch"] = {"torch.txt": f"torch=={pin}\n{companions if torch == CUDA else ''}"}
     return texts
 
 
@@ -720,6 +723,13 @@ def _check_requirements(
                 report.add(error.what, uv_lock.NAME, error.why, error.remedy)
                 return
             _check_needed(name, [normalised_name(entry) for entry in uv_lock.entries(lock.dependencies)], report)
+            if torch == CUDA and image.torch and not pinned and not lock.cuda:
+                report.add(
+                    "the lock has no CUDA build of torch",
+                    uv_lock.NAME,
+                    "So it does not say which libraries of CUDA belong to it.",
+                    f"Lock the build of the usual index, or list torch and them, with hashes, in {image.torch[0].format(torch=torch)}.",
+                )
             pinned = pinned or ([f"{uv_lock.TORCH}=={lock.torch}"] if lock.torch else [])
         else:
             _check_lists(root, name, report)

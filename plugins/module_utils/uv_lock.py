@@ -21,6 +21,8 @@ NAME = "uv.lock"
 TORCH = "torch"
 # Torch is installed by itself, as the build for the kind of host; what only its CUDA build needs goes with it.
 CUDA = re.compile(r"(nvidia|cuda)-|triton$")
+# Of it, what only compilers use: torch.compile, and Python's own way to CUDA.
+COMPILERS = re.compile(r"triton$|cuda-(bindings|pathfinder|python)$")
 # No service needs them, wherever a tree lists them.
 TEST_TOOLS = re.compile(r"pytest($|-)")
 # An extra with a server of its own is all that its image needs; another one adds to the dependencies of the project.
@@ -49,6 +51,8 @@ class Locked:
     dependencies: str
     # The locked version of torch, if it is among them.
     torch: str
+    # What its CUDA build needs at run time, as entries with hashes; nothing where the lock has another build.
+    cuda: str = ""
 
 
 class Lock:
@@ -263,7 +267,10 @@ def locked(root: pathlib.Path, extra: str = "", dev: bool = False, whole: bool =
     roots = listed if alone else [(lock.project, ""), *listed]
     kept = lock.closure([*roots, *lock.development()], dev) if dev else lock.closure(roots)
     found = [entry for entry in entries(text) if _name(entry) in kept and _name(entry) != TORCH]
-    return Locked("".join(found), lock.version(TORCH) if TORCH in kept else "")
+    if TORCH not in kept:
+        return Locked("".join(found), "")
+    cuda = [entry for entry in entries(text) if CUDA.match(_name(entry)) and _name(entry) not in kept]
+    return Locked("".join(found), lock.version(TORCH), "".join(one for one in cuda if not COMPILERS.match(_name(one))))
 
 
 def without_torch(text: str) -> Locked:

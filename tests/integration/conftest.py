@@ -121,3 +121,35 @@ def other_ca(tmp_path_factory):
         timeout=30,
     )
     return path
+
+
+def play(playbook, variables, *options, code=0, timeout=900):
+    command = [tool("ansible-playbook"), "-i", str(LAB), str(CHECKOUT / playbook)]
+    done = subprocess.run(
+        [*command, "-e", json.dumps(variables), *options],
+        cwd=CHECKOUT,
+        env=toolchain_environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def timeout():
+    # Seconds that a build may take.
+    return 900
+
+
+@pytest.fixture
+def build(tmp_path, timeout):
+    def run(tree, *targets, **more):
+        answer = tmp_path / "images.json"
+        variables = {"image_build_source": str(tree), "image_build_targets": targets, "answer": str(answer), **more}
+        said = play("tests/integration/build.yml", variables, timeout=timeout)
+        return json.loads(answer.read_text(encoding="utf-8")), said
+
+    return run

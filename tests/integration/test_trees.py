@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from ansible_collections.truthgraph.platform.molecule.shared.fleet import CHECKOUT, LAB, tool, toolchain_environment
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import CHECKOUT, tool
+from conftest import play
 
 # No build system, no requirement files: a lock that pins the CUDA build of torch, and test tools among what ml needs.
 PROJECT = """
@@ -58,32 +59,6 @@ def locked_tree(tmp_path):
     shutil.copy(CHECKOUT / "files" / "app" / "alembic.ini", root / "alembic.ini")
     subprocess.run([tool("uv"), "lock", "--quiet"], cwd=root, check=True, timeout=300)
     return root
-
-
-def play(playbook, variables, code=0):
-    command = [tool("ansible-playbook"), "-i", str(LAB), str(CHECKOUT / playbook)]
-    done = subprocess.run(
-        [*command, "-e", json.dumps(variables)],
-        cwd=CHECKOUT,
-        env=toolchain_environment(),
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-@pytest.fixture
-def build(tmp_path):
-    def run(tree, *targets, **more):
-        answer = tmp_path / "images.json"
-        variables = {"image_build_source": str(tree), "image_build_targets": targets, "answer": str(answer), **more}
-        said = play("tests/integration/build.yml", variables)
-        return json.loads(answer.read_text(encoding="utf-8")), said
-
-    return run
 
 
 def test_a_locked_tree_without_a_build_of_its_own(fleet, build, locked_tree):
@@ -166,13 +141,65 @@ def test_the_cache_of_the_builder_keeps_to_its_limit(fleet, build, locked_tree):
     assert sum(cached) <= limit
 
 
+def layers(host, reference):
+    # The layers of an image in the registry: digests and compressed bytes.
+    manifest = json.loads(host.check_output("docker manifest inspect %s", reference))
+    return [(layer["digest"], layer["size"]) for layer in manifest["layers"]]
+
+
+def test_a_change_of_the_source_moves_one_small_layer(fleet, build, locked_tree):
+    host = fleet.of_group("truthgraph_build")[0].host
+    registry = fleet.of_group("truthgraph_registry")[0].host
+    first = build(locked_tree, "core")[0]["core"]
+    before = stored(registry)
+    main = locked_tree / "truthgraph" / "main.py"
+    main.write_text(main.read_text(encoding="utf-8") + "CHANGED = True\n", encoding="utf-8")
+    second = build(locked_tree, "core")[0]["core"]
+    assert second["built"]
+    # What was sent to the registry, and what a host with the first one has to fetch.
+    assert stored(registry) - before < 1_000_000
+    new = [size for digest, size in layers(host, second["reference"]) if (digest, size) not in layers(host, first["reference"])]
+    assert len(new) == 1 and sum(new) < 1_000_000
+    member = fleet.of_group("truthgraph_api")[1].host
+    try:
+        member.check_output("docker pull --quiet %s", first["reference"])
+        pulled = member.check_output("docker pull %s", second["reference"])
+        assert pulled.count("Pull complete") == 1 and pulled.count("Already exists") == len(layers(host, second["reference"])) - 1
+    finally:
+        member.run("docker rmi %s %s", first["reference"], second["reference"])
+
+
+def test_the_same_key_gives_the_same_image_from_an_empty_cache(fleet, build, locked_tree):
+    host = fleet.of_group("truthgraph_build")[0].host
+    first = build(locked_tree, "core")[0]["core"]
+    before = layers(host, first["reference"])
+    needed = needed_digests(fleet)
+    play("tests/integration/prune.yml", {"registry_prune_keep": needed, "registry_prune_known": [*needed, first["digest"]]})
+    host.check_output("docker rmi %s", first["reference"])
+    # All but the installer's downloads.
+    host.check_output("docker builder prune --all --force --filter type=regular")
+    # Elsewhere, and at another time.
+    again = build(shutil.copytree(locked_tree, locked_tree.with_name("elsewhere")), "core")[0]["core"]
+    assert again["built"] and again["key"] == first["key"]
+    assert layers(host, again["reference"]) == before and again["digest"] == first["digest"]
+
+
+def needed_digests(fleet):
+    # What the hosts' releases run, by digest.
+    members = fleet.of_group("truthgraph_api") + fleet.of_group("truthgraph_inference")
+    found = {one for member in members for one in json.loads(member.host.check_output("python3 -c %s", IMAGES_OF_RELEASES))}
+    return sorted(reference.partition("@")[2] for reference in found)
+
+
+def stored(registry):
+    # Bytes that the registry has on its disk.
+    size = registry.check_output("du -sb $(docker volume inspect --format '{{.Mountpoint}}' truthgraph-registry)")
+    return int(size.split()[0])
+
+
 def test_the_registry_gives_up_what_nothing_needs_and_takes_it_again(fleet, build, locked_tree):
     registry = fleet.of_group("truthgraph_registry")[0].host
     builder = fleet.of_group("truthgraph_build")[0].host
-
-    def stored():
-        size = registry.check_output("du -sb $(docker volume inspect --format '{{.Mountpoint}}' truthgraph-registry)")
-        return int(size.split()[0])
 
     def pulled(reference):
         builder.run("docker rmi %s", reference)
@@ -184,10 +211,10 @@ def test_the_registry_gives_up_what_nothing_needs_and_takes_it_again(fleet, buil
     # What nobody needs, as large as a picture.
     (locked_tree / "truthgraph" / "picture.bin").write_bytes(os.urandom(5_000_000))
     built = build(locked_tree, "core")[0]["core"]
-    before = stored()
+    before = stored(registry)
     keep = [reference.partition("@")[2] for reference in needed]
     play("tests/integration/prune.yml", {"registry_prune_keep": keep, "registry_prune_known": [*keep, built["digest"]]})
-    assert stored() < before - 4_500_000
+    assert stored(registry) < before - 4_500_000
     gone = pulled(built["reference"])
     assert gone.rc != 0 and "manifest unknown" in gone.stderr
     for reference in needed:

@@ -35,6 +35,14 @@ companions=$(
 declared ml | lock --no-annotate --constraint core.txt --constraint torch-cpu.txt $companions \
     --output-file ml.txt "$@" - >/dev/null
 
+# The CUDA build of torch, as the usual index has it, with the libraries of CUDA that it needs at run time: without triton
+# and cuda-bindings, which only compilers use.
+# shellcheck disable=SC2046  # one argument for each package
+grep -E '^torch==' torch-cpu.txt | lock --no-annotate --constraint ml.txt \
+    $(sed -n -E 's/^([a-z0-9.-]+)==.*/--no-emit-package=\1/p' ml.txt | sort -u) \
+    --no-emit-package=triton --no-emit-package=cuda-bindings --no-emit-package=cuda-pathfinder \
+    --output-file torch-cuda.txt "$@" - >/dev/null
+
 # The inference service on ONNX Runtime, and what its model is exported with, beside ml.txt.
 declared onnx | lock --no-annotate --constraint core.txt --constraint ml.txt --output-file onnx.txt "$@" - >/dev/null
 declared export | lock --no-annotate --constraint ml.txt --output-file export.txt "$@" - >/dev/null

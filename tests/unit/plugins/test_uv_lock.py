@@ -70,6 +70,17 @@ def test_ml_gets_torch_apart_and_nothing_of_cuda(tree: pathlib.Path) -> None:
     assert not [name for name in names(found) if uv_lock.CUDA.match(name) or name == "torch"]
 
 
+def test_the_cuda_build_gets_its_libraries_with_hashes_and_no_compilers(tree: pathlib.Path) -> None:
+    found = uv_lock.entries(uv_lock.locked(tree, "ml").cuda)
+    listed = {source_tree.normalised_name(entry) for entry in found}
+    assert [name for name in listed if name.startswith("nvidia-cudnn")] and all("--hash=" in entry for entry in found)
+    assert not [name for name in listed if uv_lock.COMPILERS.match(name)]
+    # Only where they are wanted.
+    texts = {torch: source_tree.requirement_texts(tree, "ml", torch)["torch"]["torch.txt"] for torch in ("cpu", "cuda")}
+    assert "nvidia-" not in texts["cpu"] and texts["cuda"] == texts["cpu"] + "".join(found)
+    assert uv_lock.locked(tree).cuda == ""
+
+
 def test_an_extra_with_a_server_is_all_that_ml_gets(tree: pathlib.Path) -> None:
     assert "alembic" not in names(uv_lock.locked(tree, "ml"))
     assert {"alembic", "uvicorn", "idna"} <= names(uv_lock.locked(tree, "served"))
