@@ -67,6 +67,10 @@ test-cuda: setup ## Build the ml image for NVIDIA GPUs on the deployed lab, and 
 bench: setup ## Measure a rollout beside docker compose and Swarm, on the deployed lab
 	$(BIN)/python benchmarks/rollout.py
 
+.PHONY: bench-images
+bench-images: setup ## Measure the images and their builds, on the deployed lab
+	$(BIN)/python benchmarks/images.py
+
 .PHONY: collection
 collection: setup ## Build the collection's archive
 	$(BIN)/ansible-galaxy collection build --force
