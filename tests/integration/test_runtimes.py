@@ -3,9 +3,13 @@ import json
 
 import pytest
 
-# As many different sentences as it takes to see all lengths that the model is made for.
+# Of all lengths that the model is made for, and some that it cuts off.
 WORDS = "Paris lies on the Seine and London on the Thames while nobody knows where the sources of all claims really are".split()
-SENTENCES = [" ".join(WORDS[(number + step) % len(WORDS)] for step in range(1 + number * 2)) + f" {number}." for number in range(200)]
+LENGTHS = [1 + number % 60 if number % 40 else 300 for number in range(200)]
+SENTENCES = [
+    " ".join(WORDS[(number + step) % len(WORDS)] for step in range(length)) + f" {number}."
+    for number, length in enumerate(LENGTHS)
+]
 
 # Answers the vectors of the sentences, as the service computes them.
 EMBED = """

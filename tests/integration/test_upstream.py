@@ -30,7 +30,7 @@ class Upstream:
         self.host.check_output("chown %s %s", user, place)
         self.host.check_output(
             "docker run --detach --name %s --user %s --publish %s:5000 --volume %s:/etc/docker/registry:ro "
-            "--volume %s:/var/lib/registry --entrypoint registry %s serve /etc/docker/registry/config.yml",
+            "--mount type=volume,source=%s,target=/var/lib/registry,volume-nocopy --entrypoint registry %s serve /etc/docker/registry/config.yml",
             *(NAME, user, str(PORT), config, NAME, image),
         )
         auths = json.loads(self.host.check_output("cat /root/.docker/config.json"))["auths"]

@@ -7,7 +7,7 @@ import urllib.parse
 
 import pytest
 
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, play
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, Playbook, play
 
 MONOLITH = {"fleet_topology": "monolith"}
 CLAIM = {"claim": "The Seine flows through Paris.", "limit": 1}
@@ -88,6 +88,21 @@ def test_rollback(fleet, under_load, known, inventory, services):
     new = fleet.release
     assert new != old
     check(fleet, new, services, known)
+    assert seen.releases("cpu1") == seen.releases("cpu2") == [old, new]
+
+
+def test_killed_before_the_inference_service_is_retired(fleet, under_load, known):
+    new = fleet.release
+    old = fleet.bring("reference")
+    with under_load() as seen:
+        with Playbook("rollback", {"release": new, **MONOLITH}) as running:
+            for result in ("pending", "stable"):
+                running.until("cpu1", f"s.records['{new}']['result'] == '{result}'")
+            running.kill()
+        run = play("status", MONOLITH)
+        assert run.code == 0, str(run)
+    check(fleet, new, ["api"], known)
+    assert re.search(rf"was interrupted \(.+\)\. Release {new} is now finished", run.said, re.DOTALL), str(run)
     assert seen.releases("cpu1") == seen.releases("cpu2") == [old, new]
 
 
