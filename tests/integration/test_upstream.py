@@ -96,7 +96,7 @@ def test_official_images_are_mirrored_and_updated_when_asked(upstream, tmp_path)
     assert second != first and mirrored() == first
     before = pins.read_text(encoding="utf-8")
     said = updated("--check", "--diff")
-    assert f"python:3.13 {first[7:19]} {second[7:19]} updated" in said and f"-  python:3.13: docker.io/{OFFICIAL}@{first}" in said
+    assert f"python:3.13 {first[7:19]} {second[7:19]} updated" in said and f"- python:3.13: docker.io/{OFFICIAL}@{first}" in said
     assert pins.read_text(encoding="utf-8") == before
     updated()
     assert mirrored() == second
