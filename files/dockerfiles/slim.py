@@ -28,8 +28,14 @@ UNUSED_SUFFIXES = (".a", ".cuh", ".h", ".hpp", ".lib", ".pxd", ".pyx")
 
 # Parts of single packages, by path below site-packages.
 UNUSED_PATHS = (
+    # Of CUDA: for compilers, for profilers, for the matrices of several GPUs together, and what takes other libraries' places.
     "nvidia/*/bin",
     "nvidia/*/include",
+    "nvidia/*/lib/libcufftw.so*",
+    "nvidia/*/lib/libcusolverMg.so*",
+    "nvidia/*/lib/libnvblas.so*",
+    "nvidia/*/lib/libnvperf_*.so*",
+    "nvidia/*/lib/libnvrtc*.alt.so*",
     "torch/bin/protoc*",
     "torch/bin/test_*",
     "torch/bin/*_test",

@@ -41,6 +41,11 @@ def fixture_site(tmp_path):
         "torch/include/ATen/ATen.h": "",
         "torch/lib/libtorch.so": "",
         "torch/lib/libx.a": "",
+        "nvidia/cu13/lib/libnvrtc.so.13": "",
+        "nvidia/cu13/lib/libnvrtc.alt.so.13": "",
+        "nvidia/cu13/lib/libcusolver.so.12": "",
+        "nvidia/cu13/lib/libcusolverMg.so.12": "",
+        "nvidia/cu13/include/cuda/std/version": "",
         "one/stub.pyi": "",
     }.items():
         path = site / name
@@ -116,3 +121,9 @@ def test_only_root_may_write(slim, site, tmp_path):
     (site / "one/core.py").chmod(0o666)
     slim.main(tmp_path)
     assert (site / "one/core.py").stat().st_mode & 0o777 == 0o644
+
+
+def test_of_cuda_only_what_inference_loads_stays(slim, site):
+    slim.remove(site)
+    left = sorted(path.name for path in (site / "nvidia").rglob("*") if path.is_file())
+    assert left == ["libcusolver.so.12", "libnvrtc.so.13"]
