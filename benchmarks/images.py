@@ -88,7 +88,9 @@ class Measurement:
     """The lab's build host, and what was measured there."""
 
     def __init__(self) -> None:
-        self.host = Fleet(LAB).of_group("truthgraph_build")[0].host
+        # The connections go with it.
+        self.fleet = Fleet(LAB)
+        self.host = self.fleet.of_group("truthgraph_build")[0].host
 
     def layers(self, reference: str) -> dict[str, int]:
         """Return the layers of an image in the registry, compressed bytes by digest."""

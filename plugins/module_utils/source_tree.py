@@ -504,6 +504,13 @@ def inspect_tree(
                 "Its image has torch inside.",
                 "Set fleet_topology to split, or image_build_ml_runtime to torch.",
             )
+        if runtime != "torch" and torch == CUDA:
+            report.add(
+                f"there is no {runtime} with the {torch} build of torch",
+                "",
+                "Its image computes on the CPU, without torch.",
+                "Set image_build_torch to cpu, or image_build_ml_runtime to torch.",
+            )
         parsed = all(_parses(modules, file, report) for file in sorted(_python_files(root, images, torch, report)))
         if parsed:
             for check in TOPOLOGY_CHECKS[topology]:
@@ -718,19 +725,20 @@ def _check_requirements(
         if place:
             try:
                 lock = uv_lock.locked(place, image.extra, whole=image.whole)
+                exporting = [uv_lock.locked(place, extra) for extra in image.export_extras]
             except uv_lock.LockError as error:
                 # It is the same for the other images.
                 report.add(error.what, uv_lock.NAME, error.why, error.remedy)
                 return
             _check_needed(name, [normalised_name(entry) for entry in uv_lock.entries(lock.dependencies)], report)
-            if torch == CUDA and image.torch and not pinned and not lock.cuda:
+            if torch == CUDA and image.torch and not image.export and not pinned and not lock.cuda:
                 report.add(
                     "the lock has no CUDA build of torch",
                     uv_lock.NAME,
                     "So it does not say which libraries of CUDA belong to it.",
                     f"Lock the build of the usual index, or list torch and them, with hashes, in {image.torch[0].format(torch=torch)}.",
                 )
-            pinned = pinned or ([f"{uv_lock.TORCH}=={lock.torch}"] if lock.torch else [])
+            pinned = pinned or [f"{uv_lock.TORCH}=={one.torch}" for one in (lock, *exporting) if one.torch]
         else:
             _check_lists(root, name, report)
             pinned = pinned or [entry for path in image.dependencies for entry in _entries_in(root / path)]

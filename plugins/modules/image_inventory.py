@@ -106,7 +106,8 @@ from ansible_collections.truthgraph.platform.plugins.module_utils.docker_cli imp
 
 CONTAINER = ("run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "--entrypoint", "python3")
 SERVED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-MISSING = re.compile(r"^ModuleNotFoundError: No module named '([\w.]+)'", re.MULTILINE)
+# The last line: what ended the import, and nothing that it could do without.
+MISSING = re.compile(r"^ModuleNotFoundError: No module named '([\w.]+)'\s*\Z", re.MULTILINE)
 OUR_LINES = re.compile(r'File "/app/([^"]+)", line (\d+)')
 
 
@@ -114,10 +115,12 @@ def lacking(docker: DockerCli, reference: str, name: str) -> str:
     """Import what an image serves, as its command names it; return what is wrong if a module for it is not there."""
     command = json.loads(docker.run("image", "inspect", "--format", "{{json .Config.Cmd}}", reference)) or []
     module = next((word.partition(":")[0] for word in command if SERVED.fullmatch(word)), "")
+    if not module:
+        return ""
+    code, _out, said = docker.try_run(*CONTAINER, "--tmpfs", "/tmp", reference, "-c", f"import {module}")
     # Other errors, such as of a setting that is missing here, are not for a build to judge.
-    said = docker.try_run(*CONTAINER, "--tmpfs", "/tmp", reference, "-c", f"import {module}")[2] if module else ""
     missing = MISSING.search(said)
-    if not missing:
+    if code == 0 or not missing:
         return ""
     package = missing[1].partition(".")[0]
     places = [f"{path}:{line}" for path, line in OUR_LINES.findall(said)]

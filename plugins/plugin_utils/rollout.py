@@ -382,7 +382,11 @@ def rollback_targets(
         if live == {release}:
             continue
         if record.get("stable_at"):
-            problem = schema_problem(record, list(records.values())) or secrets_problem(record, states)
+            problem = (
+                hosts_problem(record, descriptions)
+                or schema_problem(record, list(records.values()))
+                or secrets_problem(record, states)
+            )
         else:
             problem = f"it was never stable ({record.get('result', 'unknown')})"
         rows.append(
@@ -418,6 +422,14 @@ def rollback_choice(rows: list[dict[str, t.Any]], wanted: str) -> dict[str, str]
         else "There is nothing else to return to; deploy the source that you want."
     )
     return {"release": release, "problem": f"{problem} {way_out}"}
+
+
+def hosts_problem(record: dict[str, t.Any], descriptions: dict[str, dict[str, t.Any]]) -> str:
+    """Say which services of a release no host of the inventory would run; empty if there is none."""
+    described = {service for services in descriptions.values() for service in services}
+    lacking = sorted(set(record["services"]) - described)
+    groups = ", ".join(f"truthgraph_{service}" for service in lacking)
+    return f"the inventory has no host in {groups}, which it needs" if lacking else ""
 
 
 def schema_problem(record: dict[str, t.Any], records: list[dict[str, t.Any]]) -> str:

@@ -101,6 +101,7 @@ def test_a_core_that_turns_out_to_need_torch_is_told_of_monolith(fleet, build, l
     # No import statement says so: it shows when the image is tried. The lock pins the CUDA build, of a version of which there
     # is a CPU build at hand.
     wheels = [path for place in find_links() for path in pathlib.Path(place).glob("torch-*+cpu-*.whl")]
+    assert wheels, "no find-links directory (PIP_FIND_LINKS) has a CPU build of torch"
     torch = wheels[0].name.split("-")[1].partition("+")[0]
     project = locked_tree / "pyproject.toml"
     project.write_text(project.read_text(encoding="utf-8").replace("torch>=2.6,<3", f"torch=={torch}"), encoding="utf-8")

@@ -373,6 +373,17 @@ def test_a_return_to_split_starts_the_inference_container_that_was_kept(slot: st
     assert api["container"]["environment"] == {"PYTHON_ENV": "production"}
 
 
+def test_a_release_is_refused_whose_hosts_are_gone() -> None:
+    target = wanted(asking())
+    record = {**rollout.plan(target, deployed(target))["record"], "result": "stable", "stable_at": 1.0}
+    states = deployed(wanted(asking(), topology="monolith"))
+    states["a"]["records"] = {record["id"]: record}
+    apis = {host: asking()[host] for host in "ab"}
+    [row] = rollout.rollback_targets(states, apis)
+    assert row["problem"] == "the inventory has no host in truthgraph_inference, which it needs"
+    assert rollout.rollback_targets(states, asking())[0]["problem"] == ""
+
+
 def test_another_inference_image_replaces_both() -> None:
     plan = rollout.plan(wanted(ml=OTHER_ML), deployed(wanted()))
     assert actions(plan) == dict.fromkeys("abc", ("replace", "green"))

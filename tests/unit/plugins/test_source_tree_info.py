@@ -194,6 +194,39 @@ def test_a_monolith_needs_no_list_for_ml_but_a_pinned_torch(tree):
     assert texts["torch"] == {"torch.txt": "torch==2.9.0\n"} and texts["dependencies"] == {"core.txt": text}
 
 
+def test_onnx_needs_an_export_and_its_lists(tree):
+    found = {one.file: one for one in inspect_tree(tree, "split", runtime="onnx").findings}
+    assert set(found) == {"truthgraph/ml/export.py", "requirements/onnx.txt", "requirements/export.txt"}
+    for name in ("onnx", "export"):
+        write(tree, {f"requirements/{name}.txt": f"uvicorn==1.0 {HASH}\nonnxruntime==1.0 {HASH}\n"})
+    write(tree, {"truthgraph/ml/export.py": ""})
+    assert inspect_tree(tree, "split", runtime="onnx").findings == []
+    # It has neither a monolith nor CUDA.
+    assert "image_build_ml_runtime to torch" in inspect_tree(tree, "monolith", runtime="onnx").findings[0].remedy
+    write(tree, {"requirements/torch-cuda.txt": "torch==2.13.0\n"})
+    assert "image_build_torch to cpu" in inspect_tree(tree, "split", "cuda", runtime="onnx").findings[0].remedy
+
+
+def test_onnx_from_a_lock_exports_with_its_torch(tree):
+    project = ["[project]", 'name = "truthgraph"', 'version = "1"', 'requires-python = ">=3.11"']
+    project += ['dependencies = ["uvicorn", "alembic"]', "[project.optional-dependencies]", 'ml = ["uvicorn", "torch"]']
+    write(tree, {"pyproject.toml": "\n".join([*project, 'onnx = ["uvicorn", "onnxruntime"]', ""]), "truthgraph/ml/export.py": ""})
+    shutil.rmtree(tree / "requirements")
+    subprocess.run([uv_lock.uv_path(), "lock", "--quiet"], cwd=tree, check=True, timeout=300)
+    assert "no extra export" in finding_of_runtime(tree, "onnx").what
+    write(tree, {"pyproject.toml": "\n".join([*project, 'onnx = ["uvicorn", "onnxruntime"]', 'export = ["onnx"]', ""])})
+    subprocess.run([uv_lock.uv_path(), "lock", "--quiet"], cwd=tree, check=True, timeout=300)
+    assert inspect_tree(tree, "split", runtime="onnx").findings == []
+    texts = source_tree.requirement_texts(tree, "ml-onnx", "cpu")
+    assert "torch==2." in texts["torch"]["torch.txt"] and "onnx==" in texts["export"]["export.txt"]
+    assert "torch" not in texts["dependencies"]["ml-onnx.txt"] and "onnxruntime==" in texts["dependencies"]["ml-onnx.txt"]
+
+
+def finding_of_runtime(root, runtime):
+    [found] = inspect_tree(root, "split", runtime=runtime).findings
+    return found
+
+
 def test_lists_that_are_installed_together_have_to_agree(tree):
     write(tree, {"requirements/ml.txt": f"uvicorn==2.0 {HASH}\n"})
     assert inspect_tree(tree, "split").findings == []
