@@ -20,7 +20,7 @@ import uuid
 
 # Which part of an image an instruction of truthgraph.Dockerfile makes. What matches none is the base image's.
 LAYER_GROUPS = (
-    ("weights", re.compile(r"\bCOPY /opt/models\b")),
+    ("weights", re.compile(r"\bCOPY /opt/(models|exported)\b")),
     ("packages", re.compile(r"\bCOPY /opt/venv\b")),
     ("source", re.compile(r"\bCOPY /app\b")),
     ("runtime", re.compile(r"\btruthgraph-entrypoint\b")),

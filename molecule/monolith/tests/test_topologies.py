@@ -88,6 +88,9 @@ def test_rollback(fleet, under_load, known, inventory, services):
     new = fleet.release
     assert new != old
     check(fleet, new, services, known)
+    # What is verified follows what serves.
+    verified = play("verify", {"fleet_topology": inventory})
+    assert verified.code == 0, str(verified)
     assert seen.releases("cpu1") == seen.releases("cpu2") == [old, new]
 
 
