@@ -186,8 +186,10 @@ def main() -> None:
     problems = inventory.over_budget(sizes, params["budget"])
     before = traffic.read_json(last) or {}
     if problems:
-        grown = inventory.growth(found, before)
-        what = "What has grown since the last one that was within it" if before else "What is largest in it"
+        grown = inventory.growth(found, before) if before else []
+        what = "What has grown since the last one that was within it" if grown else "What is largest in it"
+        # It may be the budget that has become smaller.
+        grown = grown or inventory.growth(found, {})
         module.fail_json(
             msg=f"The image {params['name']} is larger than its budget ({params['option']}): {'; '.join(problems)}. "
             f"{what}:\n" + "\n".join(f"- {one}" for one in grown) + "\nTake out what it does not need, or allow it more.",
