@@ -103,8 +103,8 @@ RUN --mount=type=bind,source=model,target=/requirements \
     done && \
     slim /opt/models
 
-# The model as ONNX Runtime reads it, made by the application from the weights, with torch. Of the source it depends on what
-# exports alone; the same model is the same layer.
+# The model as ONNX Runtime reads it, made by the application from the weights, with torch: anew after each change of the
+# image's source. The same model is the same layer.
 FROM builder AS exported
 COPY --from=torch /opt/venv /opt/venv
 COPY --from=model /opt/models /opt/models
