@@ -10,6 +10,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from ansible_collections.truthgraph.platform.plugins.module_utils import inventory
+from ansible_collections.truthgraph.platform.plugins.modules import image_inventory
 
 DIGEST = "sha256:" + "5" * 64
 
@@ -117,3 +118,45 @@ def test_other_images_have_other_bills(found: dict) -> None:
     }
     assert len(numbers) == 2
     assert "timestamp" not in inventory.cyclonedx(found, "ml", DIGEST, "", "")["metadata"]
+
+
+def test_a_model_that_the_build_exports_counts_as_weights() -> None:
+    [layer] = inventory.layers_of(row("COPY /opt/exported /opt/models # buildkit", 600))
+    assert layer["group"] == "weights"
+
+
+MISSING = "ModuleNotFoundError: No module named 'torch'"
+TRACE = f'Traceback (most recent call last):\n  File "/app/truthgraph/main.py", line 3, in <module>\n    import x\n{MISSING}\n'
+
+
+class Engine:
+    """A container that imports what an image serves, and ends as it is told to."""
+
+    def __init__(self, code: int, said: str) -> None:
+        self.ending = code, "", said
+
+    def run(self, *_arguments: str) -> str:
+        return '["uvicorn", "truthgraph.main:app"]'
+
+    def try_run(self, *arguments: str) -> tuple[int, str, str]:
+        assert arguments[-1] == "import truthgraph.main"
+        return self.ending
+
+
+def test_what_an_image_lacks_is_named_with_its_line_and_the_way_out() -> None:
+    said = image_inventory.lacking(Engine(1, TRACE), "core@sha256:1", "core")
+    assert "truthgraph/main.py:3 needs torch" in said and "fleet_topology: monolith" in said
+    # Elsewhere it is a matter of the dependencies.
+    assert "Add torch to the dependencies" in image_inventory.lacking(Engine(1, TRACE), "ml@sha256:1", "ml")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (0, TRACE),  # It can do without, and says so.
+        (1, f"{TRACE}\nDuring handling of the above exception, another exception occurred:\n\nKeyError: 'DATABASE_URL'\n"),
+        (1, "ValueError: DATABASE_URL is empty\n"),
+    ],
+)
+def test_what_else_ends_an_import_is_not_for_a_build_to_judge(code: int, said: str) -> None:
+    assert image_inventory.lacking(Engine(code, said), "core@sha256:1", "core") == ""

@@ -505,13 +505,14 @@ def test_a_service_that_the_release_has_no_more_is_retired_last(host: Host) -> N
     assert not host.run("settled", services=services)["changed"]
 
 
-def test_an_undone_release_retires_nothing(host: Host) -> None:
+@pytest.mark.parametrize("routed", [{"inference": "blue", KEY: "blue"}, {}], ids=["served", "running-alone"])
+def test_an_undone_release_retires_nothing(host: Host, routed: dict[str, str]) -> None:
     host.create("blue", KEY, service="inference")
-    host.publish(**{"inference": "blue", KEY: "blue"})
-    retired = {"action": "retire", "live": "blue", "slot": "", "identity": ""}
+    host.publish(**routed)
+    retired = {"action": "retire", "live": routed.get("inference", ""), "slot": "", "identity": ""}
     assert not host.run("undone", services={"inference": retired})["changed"]
     assert host.engine.containers == {"truthgraph-inference-blue": "running"}
-    assert host.traffic == {"inference": "blue", KEY: "blue"}
+    assert host.traffic == routed
 
 
 # Undo.
