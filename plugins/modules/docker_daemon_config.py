@@ -12,17 +12,34 @@ description:
   - Parses the file, merges the settings, lets C(dockerd --validate) judge the result, and replaces the file in one
     step. Settings that are not named stay as they are. A file that is not valid is left untouched, with an error.
   - Mappings are merged key by key; every other value, lists included, is replaced.
+  - With O(note) the module remembers what it replaced, and O(state=absent) with the same note takes that back.
 options:
   settings:
-    description: What the file must say.
+    description: What the file must say. Required with O(state=present), not used with O(state=absent).
     type: dict
-    required: true
+  state:
+    description:
+      - V(present) merges the settings.
+      - V(absent) returns what O(note) remembers to what it was. A value that somebody has changed meanwhile stays. A
+        mapping that was made for the settings goes when nothing is left in it, and so does the file. Then the note
+        is deleted. Without a note nothing is done.
+    type: str
+    choices: [present, absent]
+    default: present
+  note:
+    description:
+      - File in which the module remembers, for each value that it changes, what was there before. Each user of the
+        module needs a note of its own. Required with O(state=absent).
+      - What the note remembers and O(settings) no longer names stays as it is until O(state=absent).
+    type: path
   path:
     description: The engine's configuration file.
     type: path
     default: /etc/docker/daemon.json
   dockerd:
-    description: The engine's program, asked to validate the file before it is put in place.
+    description:
+      - The engine's program, asked to validate the file before it is put in place. An engine before Docker 23 cannot be
+        asked, and for O(state=absent) there need not be one.
     type: str
     default: dockerd
 attributes:
@@ -41,6 +58,17 @@ EXAMPLES = r"""
     settings:
       log-driver: local
       log-opts: {max-size: 10m}
+
+- name: Let containers ask for the cards
+  truthgraph.platform.docker_daemon_config:
+    settings:
+      features: {cdi: true}
+    note: /var/lib/example/daemon.json
+
+- name: Take that back
+  truthgraph.platform.docker_daemon_config:
+    state: absent
+    note: /var/lib/example/daemon.json
 """
 
 RETURN = r"""
@@ -55,6 +83,7 @@ restart_needed:
   type: bool
 """
 
+import copy
 import json
 import os
 import tempfile
@@ -81,9 +110,16 @@ RELOADABLE = frozenset(
     }
 )
 
+# Features are read when they are used, but for those that the engine sets up when it starts.
+FEATURES_AT_START = frozenset({"cdi"})
+
 
 class InvalidConfiguration(ValueError):
     """The file as it stands cannot be merged into."""
+
+
+class InvalidNote(ValueError):
+    """The note does not say what was there before."""
 
 
 def parse(text, path):
@@ -121,59 +157,198 @@ def changed_settings(before, after):
     return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
 
 
-def main():
-    """Read, merge, validate, replace."""
-    module = AnsibleModule(
-        argument_spec={
-            "settings": {"type": "dict", "required": True},
-            "path": {"type": "path", "default": "/etc/docker/daemon.json"},
-            "dockerd": {"type": "str", "default": "dockerd"},
-        },
-        supports_check_mode=True,
-    )
-    path = module.params["path"]
-    text = ""
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as handle:
-            text = handle.read()
-    try:
-        before = parse(text, path)
-    except InvalidConfiguration as error:
-        module.fail_json(msg=str(error))
-    after = merge(before, module.params["settings"])
-    names = changed_settings(before, after)
-    rendered = json.dumps(after, indent=2, sort_keys=True) + "\n"
-    result = {
-        "changed": bool(names),
-        "changed_settings": names,
-        "restart_needed": not RELOADABLE.issuperset(names),
-        "diff": {"before": text, "after": rendered if names else text, "before_header": path, "after_header": path},
-    }
-    if not names:
-        module.exit_json(**result)
+def restart_needed(before, after):
+    """Whether what differs takes effect only when the engine restarts."""
+    names = set(changed_settings(before, after))
+    features = [settings.get("features") or {} for settings in (before, after)]
+    if "features" in names and all(isinstance(each, dict) for each in features):
+        names.update(name for name in FEATURES_AT_START if features[0].get(name) != features[1].get(name))
+    return not RELOADABLE.issuperset(names)
 
+
+def replaced(current, wanted, path=()):
+    """What a merge replaces: entries of a note, mappings apart from the values in them."""
+    values, mappings = [], []
+    for key, value in wanted.items():
+        here = [*path, key]
+        there = {"before": current[key]} if key in current else {}
+        if isinstance(value, dict) and isinstance(current.get(key) or {}, dict):
+            if not isinstance(current.get(key), dict):
+                mappings.append({"path": here, **there})
+            deeper = replaced(current.get(key) or {}, value, here)
+            values += deeper[0]
+            mappings += deeper[1]
+        elif key not in current or current[key] != value:
+            values.append({"path": here, "ours": value, **there})
+    return values, mappings
+
+
+def noted(note, text, current, wanted):
+    """The note after a merge. What it knows of a value that is still ours stays: that is older than the merge."""
+    note = note or {"text": text, "values": [], "mappings": []}
+    values, mappings = replaced(current, wanted)
+    known = {tuple(entry["path"]): entry for entry in note["values"]}
+    for entry in values:
+        old = known.get(tuple(entry["path"]))
+        if old and holds(current, old["path"], old["ours"]):
+            entry = {**old, "ours": entry["ours"]}
+        known[tuple(entry["path"])] = entry
+    made = {tuple(entry["path"]): entry for entry in note["mappings"] + mappings}
+    return {"text": note["text"], "values": list(known.values()), "mappings": list(made.values())}
+
+
+def parent_of(settings, path):
+    """The mapping in which a path ends; none where there is no such mapping any more."""
+    for key in path[:-1]:
+        settings = settings.get(key)
+        if not isinstance(settings, dict):
+            return None
+    return settings
+
+
+def holds(settings, path, value):
+    """Whether a path has this value."""
+    parent = parent_of(settings, path)
+    return parent is not None and path[-1] in parent and parent[path[-1]] == value
+
+
+def taken_back(current, note):
+    """The settings without what is ours; the mappings that were made for it go last, the innermost first."""
+    settings = copy.deepcopy(current)
+    innermost_first = sorted(note["mappings"], key=lambda entry: -len(entry["path"]))
+    for entry in note["values"] + [{**mapping, "ours": {}} for mapping in innermost_first]:
+        if holds(settings, entry["path"], entry["ours"]):
+            parent = parent_of(settings, entry["path"])
+            if "before" in entry:
+                parent[entry["path"][-1]] = entry["before"]
+            else:
+                del parent[entry["path"][-1]]
+    return settings
+
+
+def parse_note(text, path):
+    """What a note says; nothing where there is none."""
+    if text is None:
+        return None
+    try:
+        note = json.loads(text)
+        entries = note["values"] + note["mappings"]
+        valid = all(isinstance(entry["path"], list) and entry["path"] for entry in entries)
+        valid = valid and all("ours" in entry for entry in note["values"]) and "text" in note
+    except (ValueError, KeyError, TypeError):
+        valid = False
+    if not valid:
+        raise InvalidNote(
+            f"{path}, in which was written what Docker's settings were before, is damaged. Nothing was changed. "
+            "Take the settings back by hand, remove this file, and run this again."
+        )
+    return note
+
+
+def read(path):
+    """Text of a file; none where there is no such file."""
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as handle:
+        return handle.read()
+
+
+def write(module, path, text, mode):
+    """Replace a file in one step."""
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
+    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+        handle.write(text)
+    os.chmod(temporary, mode)
+    module.atomic_move(temporary, path)
+    # A file that is new gets the mode of new files.
+    os.chmod(path, mode)
+
+
+def judge(module, path, rendered, result):
+    """End the module if dockerd does not accept the settings."""
     program = module.get_bin_path(module.params["dockerd"], opt_dirs=["/usr/sbin"])
     if program:
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".json") as handle:
             handle.write(rendered)
             handle.flush()
             code, _out, err = module.run_command([program, "--validate", f"--config-file={handle.name}"])
-        if code != 0:
+        # Engines before Docker 23, such as Debian 12's own, cannot be asked.
+        if code != 0 and "unknown flag: --validate" not in err:
             module.fail_json(
                 msg=f"dockerd does not accept the settings for {path}, which was left untouched: {err.strip()}",
                 **result,
             )
-    elif not module.check_mode:
+    # Where the engine is gone, nobody reads what is taken back.
+    elif not module.check_mode and module.params["state"] == "present":
         module.fail_json(msg=f"{module.params['dockerd']} is not installed on this host, so {path} was not written.")
 
-    if not module.check_mode:
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        mode = os.stat(path).st_mode & 0o777 if os.path.exists(path) else 0o644
-        descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
-        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-            handle.write(rendered)
-        os.chmod(temporary, mode)
-        module.atomic_move(temporary, path)
+
+def main():
+    """Read, merge or take back, validate, replace."""
+    module = AnsibleModule(
+        argument_spec={
+            "settings": {"type": "dict"},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "note": {"type": "path"},
+            "path": {"type": "path", "default": "/etc/docker/daemon.json"},
+            "dockerd": {"type": "str", "default": "dockerd"},
+        },
+        required_if=[("state", "present", ["settings"]), ("state", "absent", ["note"])],
+        supports_check_mode=True,
+    )
+    path, note_path = module.params["path"], module.params["note"]
+    text = read(path)
+    try:
+        note_text = read(note_path) if note_path else None
+        note = parse_note(note_text, note_path)
+        # Nothing of ours is in the file then, so that it need not even be valid.
+        if module.params["state"] == "absent" and note is None:
+            module.exit_json(changed=False, changed_settings=[], restart_needed=False)
+        before = parse(text or "", path)
+    except (InvalidConfiguration, InvalidNote) as error:
+        module.fail_json(msg=str(error))
+
+    if module.params["state"] == "present":
+        after = merge(before, module.params["settings"])
+    else:
+        after = taken_back(before, note)
+    names = changed_settings(before, after)
+    rendered = json.dumps(after, indent=2, sort_keys=True) + "\n"
+    if module.params["state"] == "absent":
+        if not after and note["text"] is None:
+            rendered = None
+        elif (note["text"] or "").strip() and parse(note["text"], path) == after:
+            # Nobody has changed anything else: the file becomes what it was to the letter.
+            rendered = note["text"]
+    rewritten = bool(names) or (rendered is None and text is not None)
+    result = {
+        "changed": rewritten or module.params["state"] == "absent",
+        "changed_settings": names,
+        "restart_needed": restart_needed(before, after),
+        "diff": {
+            "before": text or "",
+            "after": (rendered or "") if rewritten else text or "",
+            "before_header": path,
+            "after_header": path,
+        },
+    }
+    if rewritten and rendered is not None:
+        judge(module, path, rendered, result)
+    if module.check_mode:
+        module.exit_json(**result)
+
+    # The note is there before the settings are: killed in between, it knows of values that are not ours, which stay.
+    if module.params["state"] == "present" and note_path and names:
+        wanted = json.dumps(noted(note, text, before, module.params["settings"]), indent=2, sort_keys=True) + "\n"
+        if wanted != note_text:
+            write(module, note_path, wanted, 0o600)
+    if rewritten and rendered is None:
+        os.unlink(path)
+    elif rewritten:
+        write(module, path, rendered, os.stat(path).st_mode & 0o777 if text is not None else 0o644)
+    if module.params["state"] == "absent":
+        os.unlink(note_path)
     module.exit_json(**result)
 
 

@@ -31,6 +31,7 @@ class Engine:
     def __init__(self, directory: Path) -> None:
         self.path = directory / "docker" / "daemon.json"
         self.seen = directory / "seen.json"
+        self.note = directory / "state" / "note.json"
         self.dockerd = directory / "dockerd"
         self.dockerd.write_text(DOCKERD.format(seen=self.seen), encoding="utf-8")
         self.dockerd.chmod(0o755)
@@ -43,7 +44,16 @@ class Engine:
         return json.loads(self.path.read_text(encoding="utf-8"))
 
     def merge(self, settings: dict, **options) -> dict:
-        arguments = {"settings": settings, "path": str(self.path), "dockerd": str(self.dockerd), **options}
+        return self.run(settings=settings, **options)
+
+    def merge_and_note(self, settings: dict, **options) -> dict:
+        return self.run(settings=settings, note=str(self.note), **options)
+
+    def take_back(self, **options) -> dict:
+        return self.run(state="absent", note=str(self.note), **options)
+
+    def run(self, **options) -> dict:
+        arguments = {"path": str(self.path), "dockerd": str(self.dockerd), **options}
         process = subprocess.run(
             [sys.executable, "-m", MODULE],
             input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
@@ -172,6 +182,8 @@ def test_another_layout_of_the_same_settings_is_left_alone(engine: Engine) -> No
         ({"runtimes": {"nvidia": {"path": "nvidia-container-runtime"}}, "default-runtime": "nvidia"}, False),
         ({"log-driver": "local"}, True),
         ({"live-restore": True, "data-root": "/srv/docker"}, True),
+        ({"features": {"buildkit": True}}, False),
+        ({"features": {"cdi": True}}, True),
     ],
 )
 def test_restart_only_for_what_a_reload_does_not_take_over(engine: Engine, settings: dict, restart: bool) -> None:
@@ -201,3 +213,207 @@ def test_no_file_of_its_own_stays_behind(engine: Engine) -> None:
     engine.merge({"live-restore": True})
     engine.merge({"not-a-setting": 1})
     assert os.listdir(engine.path.parent) == ["daemon.json"]
+
+
+def test_cdi_that_is_on_already_needs_no_restart(engine: Engine) -> None:
+    engine.write('{"features": {"cdi": true}}')
+    assert not engine.merge({"features": {"buildkit": True}})["restart_needed"]
+    engine.write('{"features": null}')
+    assert engine.merge({"features": {"cdi": True}})["restart_needed"]
+
+
+def test_an_engine_that_cannot_validate_is_not_asked(engine: Engine) -> None:
+    engine.dockerd.write_text("#!/bin/sh\necho 'unknown flag: --validate' >&2\nexit 125\n", encoding="utf-8")
+    assert engine.merge({"debug": True})["changed"]
+    assert engine.read() == {"debug": True}
+
+
+CARDS = {"runtimes": {"nvidia": {"path": "nvidia-container-runtime", "args": []}}}
+WRITTEN = """{ "log-opts": {"max-size": "10m"},
+  "runtimes": {"runc": {"path": "runc"}} }"""
+
+
+def test_taking_back_a_file_that_was_not_there(engine: Engine) -> None:
+    engine.merge_and_note(CARDS)
+    result = engine.take_back()
+    assert result["changed"] and result["changed_settings"] == ["runtimes"] and not result["restart_needed"]
+    assert not engine.path.exists() and not engine.note.exists()
+
+
+def test_taking_back_to_the_letter(engine: Engine) -> None:
+    engine.write(WRITTEN)
+    engine.merge_and_note({**CARDS, "log-opts": {"max-size": "20m"}, "debug": True})
+    assert engine.read()["runtimes"] == {"runc": {"path": "runc"}, **CARDS["runtimes"]}
+    engine.take_back()
+    assert engine.path.read_text(encoding="utf-8") == WRITTEN
+    assert not engine.note.exists()
+
+
+def test_taking_back_beside_settings_that_came_later(engine: Engine) -> None:
+    engine.write(WRITTEN)
+    engine.merge_and_note(CARDS)
+    engine.write(json.dumps({**engine.read(), "debug": True}))
+    engine.take_back()
+    assert engine.read() == {"log-opts": {"max-size": "10m"}, "runtimes": {"runc": {"path": "runc"}}, "debug": True}
+
+
+def test_a_file_that_somebody_else_uses_meanwhile_stays(engine: Engine) -> None:
+    engine.merge_and_note(CARDS)
+    engine.write(json.dumps({**engine.read(), "debug": True}))
+    engine.take_back()
+    assert engine.read() == {"debug": True}
+
+
+def test_a_mapping_that_was_there_stays_though_empty(engine: Engine) -> None:
+    engine.write('{"runtimes": {}, "debug": true}')
+    engine.merge_and_note(CARDS)
+    engine.write(json.dumps({**engine.read(), "debug": False}))
+    engine.take_back()
+    assert engine.read() == {"runtimes": {}, "debug": False}
+
+
+def test_a_mapping_that_somebody_else_uses_meanwhile_stays(engine: Engine) -> None:
+    engine.merge_and_note(CARDS)
+    settings = engine.read()
+    settings["runtimes"]["other"] = {"path": "other"}
+    engine.write(json.dumps(settings))
+    engine.take_back()
+    assert engine.read() == {"runtimes": {"other": {"path": "other"}}}
+
+
+def test_null_is_null_again(engine: Engine) -> None:
+    engine.write('{"runtimes": null, "debug": true}')
+    engine.merge_and_note(CARDS)
+    engine.write(json.dumps({**engine.read(), "debug": False}))
+    engine.take_back()
+    assert engine.read() == {"runtimes": None, "debug": False}
+
+
+def test_a_value_that_somebody_changed_meanwhile_stays(engine: Engine) -> None:
+    engine.write('{"debug": false}')
+    engine.merge_and_note({**CARDS, "debug": True})
+    settings = engine.read()
+    settings["runtimes"]["nvidia"]["path"] = "/opt/other-runtime"
+    engine.write(json.dumps(settings))
+    engine.take_back()
+    assert engine.read() == {"runtimes": {"nvidia": {"path": "/opt/other-runtime"}}, "debug": False}
+
+
+def test_a_value_that_was_as_wanted_before_is_not_ours(engine: Engine) -> None:
+    engine.write('{"features": {"cdi": true}}')
+    assert not engine.merge_and_note({"features": {"cdi": True}})["changed"]
+    assert not engine.note.exists()
+    assert not engine.take_back()["changed"]
+    assert engine.read() == {"features": {"cdi": True}}
+
+
+def test_a_second_run_leaves_the_note_alone(engine: Engine) -> None:
+    engine.write('{"debug": false}')
+    engine.merge_and_note(CARDS)
+    before = engine.note.stat()
+    assert not engine.merge_and_note(CARDS)["changed"]
+    assert engine.note.stat().st_mtime_ns == before.st_mtime_ns and engine.note.stat().st_ino == before.st_ino
+    engine.take_back()
+    assert engine.read() == {"debug": False}
+
+
+def test_a_later_run_with_another_value_remembers_the_first_one_before(engine: Engine) -> None:
+    engine.write('{"log-level": "warn"}')
+    engine.merge_and_note({"log-level": "info"})
+    engine.merge_and_note({"log-level": "debug"})
+    engine.take_back()
+    assert engine.read() == {"log-level": "warn"}
+
+
+def test_a_value_of_somebody_else_that_is_replaced_again_is_the_one_before(engine: Engine) -> None:
+    engine.write('{"log-level": "warn"}')
+    engine.merge_and_note({"log-level": "info"})
+    engine.write('{"log-level": "error"}')
+    engine.merge_and_note({"log-level": "info"})
+    engine.take_back()
+    assert engine.read() == {"log-level": "error"}
+
+
+def test_killed_between_note_and_settings(engine: Engine) -> None:
+    engine.write('{"log-level": "warn"}')
+    engine.merge_and_note({"log-level": "info"})
+    # The note is there, and the file is as it was.
+    engine.write('{"log-level": "warn"}')
+    engine.take_back()
+    assert engine.read() == {"log-level": "warn"} and not engine.note.exists()
+
+
+def test_taking_back_twice_changes_nothing(engine: Engine) -> None:
+    engine.write('{"debug": false}')
+    engine.merge_and_note(CARDS)
+    engine.take_back()
+    before = engine.path.stat()
+    result = engine.take_back()
+    assert not result["changed"] and result["changed_settings"] == [] and not result["restart_needed"]
+    assert engine.path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_taking_cdi_back_needs_a_restart(engine: Engine) -> None:
+    engine.merge_and_note({"features": {"cdi": True}})
+    assert engine.take_back()["restart_needed"]
+
+
+def test_taking_back_what_somebody_has_removed(engine: Engine) -> None:
+    engine.merge_and_note(CARDS)
+    engine.path.unlink()
+    assert engine.take_back()["changed_settings"] == []
+    assert not engine.path.exists() and not engine.note.exists()
+
+
+def test_taking_back_in_check_mode_writes_nothing(engine: Engine) -> None:
+    engine.merge_and_note(CARDS)
+    before = engine.path.read_text(encoding="utf-8")
+    assert engine.take_back(_ansible_check_mode=True)["changed_settings"] == ["runtimes"]
+    assert engine.path.read_text(encoding="utf-8") == before and engine.note.exists()
+
+
+def test_check_mode_writes_no_note(engine: Engine) -> None:
+    assert engine.merge_and_note(CARDS, _ansible_check_mode=True)["changed"]
+    assert not engine.note.exists() and not engine.note.parent.exists()
+
+
+def test_taking_back_where_the_engine_is_gone(engine: Engine) -> None:
+    engine.write('{"debug": false}')
+    engine.merge_and_note(CARDS)
+    assert engine.take_back(dockerd="/nonexistent/dockerd")["changed"]
+    assert engine.read() == {"debug": False}
+
+
+@pytest.mark.parametrize("text", ['{"debug": true,}', '// by hand\n{"debug": true}\n'])
+def test_taking_back_from_a_file_that_is_not_valid_is_refused(engine: Engine, text: str) -> None:
+    engine.merge_and_note(CARDS)
+    engine.write(text)
+    result = engine.take_back()
+    assert result["failed"] and "not valid JSON" in result["msg"] and str(engine.path) in result["msg"]
+    assert engine.path.read_text(encoding="utf-8") == text and engine.note.exists()
+
+
+def test_what_dockerd_does_not_accept_leaves_no_note(engine: Engine) -> None:
+    assert engine.merge_and_note({"not-a-setting": 1})["failed"]
+    assert not engine.note.exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"values": [], "mappings": []}', '{"text": "", "values": [1]}'])
+def test_a_damaged_note_is_refused(engine: Engine, text: str) -> None:
+    engine.merge_and_note(CARDS)
+    before = engine.read()
+    engine.note.write_text(text, encoding="utf-8")
+    for result in (engine.take_back(), engine.merge_and_note({"debug": True})):
+        assert result["failed"] and str(engine.note) in result["msg"] and "damaged" in result["msg"]
+    assert engine.read() == before
+
+
+def test_a_note_is_read_by_nobody_else(engine: Engine) -> None:
+    engine.merge_and_note(CARDS)
+    assert stat.S_IMODE(engine.note.stat().st_mode) == 0o600
+    assert os.listdir(engine.note.parent) == ["note.json"]
+
+
+def test_taking_back_needs_a_note(engine: Engine) -> None:
+    assert "note" in engine.run(state="absent")["msg"]
+    assert "settings" in engine.run()["msg"]
