@@ -5,7 +5,7 @@ import asyncio
 import importlib.util
 
 from truthgraph.errors import ML_SERVICE, ComponentUnavailable
-from truthgraph.ml_client import EMBED_SECONDS
+from truthgraph.settings import EMBED_SECONDS
 
 
 def is_installed() -> bool:
@@ -16,7 +16,8 @@ def is_installed() -> bool:
 class LocalML:
     """Takes the place of MLClient, and fails in the same way. To be made in the running event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = EMBED_SECONDS) -> None:
+        self._seconds = seconds
         # The core image does not have it.
         from truthgraph.ml.service import Service
         from truthgraph.ml.settings import Settings
@@ -24,14 +25,14 @@ class LocalML:
         self._service = Service(Settings())
         self._service.start()
 
-    async def embed(self, text: str, seconds: float = EMBED_SECONDS) -> list[float]:
-        """Answer the unit vector of a text."""
+    async def embed(self, text: str, seconds: float | None = None) -> list[float]:
+        """Answer the unit vector of a text, within some seconds if there are to be fewer than usual."""
         from truthgraph.ml.batching import Closed, EncodingFailed, QueueFull
 
-        if self._service.batcher is None:
+        if self._service.status != "ok":
             raise ComponentUnavailable(ML_SERVICE, self._service.detail, retry_after="5")
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds or self._seconds):
                 [vector] = await self._service.batcher.submit([text])
         except TimeoutError as error:
             raise ComponentUnavailable(ML_SERVICE, "the model does not answer in time", retry_after="1") from error

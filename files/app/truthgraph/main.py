@@ -38,7 +38,7 @@ async def lifespan(application: FastAPI) -> AsyncIterator[None]:
     settings = Settings.from_environment()
     database = Database(settings.database_url)
     alone = not settings.ml_service_url and is_installed()
-    ml_client = LocalML() if alone else MLClient(settings.ml_service_url)
+    ml_client = LocalML(settings.embed_seconds) if alone else MLClient(settings.ml_service_url, settings.embed_seconds)
     monitor = Monitor(database, ml_client)
     application.state.database = database
     application.state.ml_client = ml_client

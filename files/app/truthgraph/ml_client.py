@@ -6,34 +6,36 @@ import math
 import httpx
 
 from truthgraph.errors import ML_SERVICE, ComponentUnavailable
-from truthgraph.settings import EMBEDDING_DIMENSION, EMBEDDING_MODEL
+from truthgraph.settings import EMBED_SECONDS, EMBEDDING_DIMENSION, EMBEDDING_MODEL
 
-TIMEOUTS = httpx.Timeout(connect=2, read=8, write=5, pool=2)
+CONNECT_SECONDS, WRITE_SECONDS, POOL_SECONDS = 2, 5, 2
 # Many requests may wait at once, since the ML service embeds them together. The ML service keeps idle connections
 # for longer than this, so a request seldom meets one that it has just closed.
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=4)
-# The whole of a request, with a retry: the timeouts above are each for one step. Longer than the ML service lets a
-# request wait, so that its own answer, which says when to come back, arrives first.
-EMBED_SECONDS = 8
 
 
 class MLClient:
     """The ML service. Every failure comes out as ComponentUnavailable."""
 
-    def __init__(self, base_url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self, base_url: str, seconds: float = EMBED_SECONDS, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._seconds = seconds
+        # Each for one step; the whole of a request has the seconds given, with a retry.
+        timeouts = httpx.Timeout(connect=CONNECT_SECONDS, read=seconds, write=WRITE_SECONDS, pool=POOL_SECONDS)
         # trust_env off: a proxy of the environment is for the internet, not for the service next door.
         self._client = (
-            httpx.AsyncClient(base_url=base_url, timeout=TIMEOUTS, limits=LIMITS, trust_env=False, transport=transport)
+            httpx.AsyncClient(base_url=base_url, timeout=timeouts, limits=LIMITS, trust_env=False, transport=transport)
             if base_url
             else None
         )
 
-    async def embed(self, text: str, seconds: float = EMBED_SECONDS) -> list[float]:
-        """Answer the unit vector of a text."""
+    async def embed(self, text: str, seconds: float | None = None) -> list[float]:
+        """Answer the unit vector of a text, within some seconds if there are to be fewer than usual."""
         if self._client is None:
             raise ComponentUnavailable(ML_SERVICE, "ML_SERVICE_URL is not set")
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds or self._seconds):
                 response = await self._post({"texts": [text]})
         except (TimeoutError, httpx.TimeoutException) as error:
             raise ComponentUnavailable(ML_SERVICE, "the ML service does not answer in time") from error

@@ -10,6 +10,8 @@ MAX_RESULTS = 50
 # The vectors in the database are of this model. Answers of another one are refused: its space is another.
 EMBEDDING_MODEL = "all-MiniLM-L6-v2"
 EMBEDDING_DIMENSION = 384
+# Longer than the ML service lets a request wait, so that its own answer, which says when to come back, arrives first.
+EMBED_SECONDS = 8
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Settings:
     database_url: str
     ml_service_url: str
     environment: str
+    # Seconds that a request waits for its embedding, with a retry.
+    embed_seconds: float
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -30,4 +34,17 @@ class Settings:
             database_url=os.environ.get("DATABASE_URL", "").strip(),
             ml_service_url=os.environ.get("ML_SERVICE_URL", "").strip().rstrip("/"),
             environment=os.environ.get("PYTHON_ENV", "").strip() or "production",
+            embed_seconds=seconds("TRUTHGRAPH_EMBED_SECONDS", EMBED_SECONDS),
         )
+
+
+def seconds(name: str, default: float) -> float:
+    """Read a time, and refuse what is none before the API starts."""
+    text = os.environ.get(name, "").strip()
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = 0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a number of seconds above 0, and is {text!r}")
+    return value

@@ -1,6 +1,7 @@
 """Makes the reference application importable, without installing it."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +31,16 @@ def batching() -> ModuleType:
 def app_path(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The application on the path, and none of its settings from this machine's environment."""
     monkeypatch.syspath_prepend(str(APP))
-    for name in ("DATABASE_URL", "ML_SERVICE_URL", "PYTHON_ENV"):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name in ("DATABASE_URL", "ML_SERVICE_URL", "PYTHON_ENV") or name.startswith("TRUTHGRAPH_"):
+            monkeypatch.delenv(name)
     return APP
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    """A directory's only card. It need not be a device: only whether it can be opened counts."""
+    path = tmp_path / "dev" / "nvidia0"
+    path.parent.mkdir()
+    path.touch()
+    return path

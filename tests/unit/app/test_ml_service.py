@@ -1,6 +1,7 @@
 """The ML service of the reference application, in process, with a model that needs no torch."""
 
 import asyncio
+import functools
 import hashlib
 import threading
 
@@ -20,11 +21,19 @@ class Vectors(list):
 class StubEmbedder:
     """Takes the place of the model: a text becomes its length."""
 
-    device = "cpu"
+    precision = "bfloat16"
+    agreement = 0.99987654321
     release = threading.Event()
 
-    def __init__(self, settings):
+    def __init__(self, settings, nodes_at):
+        from truthgraph.ml.card import Card
+
         assert self.release.wait(5)
+        self.device = settings.device or "cpu"
+        self.card = Card(nodes_at) if self.device != "cpu" else None
+
+    def check(self):
+        self.card.check()
 
     def encode(self, texts):
         if "bad" in texts:
@@ -33,12 +42,21 @@ class StubEmbedder:
 
 
 @pytest.fixture
-def serve(app_path, monkeypatch):
-    """Run a scenario against the service: it gets a client, and the application."""
+def stub(app_path, node, monkeypatch):
+    """The service's module, with the stub as its model and a card in a directory of its own."""
     from truthgraph.ml import service
 
     monkeypatch.setattr(service, "load", StubEmbedder)
+    monkeypatch.setattr(service, "Service", functools.partial(service.Service, nodes_at=node.parent))
+    monkeypatch.setenv("TRUTHGRAPH_CARD_CHECK_SECONDS", "0.1")
     StubEmbedder.release.set()
+    return service
+
+
+@pytest.fixture
+def serve(stub):
+    """Run a scenario against the service: it gets a client, and the application."""
+    service = stub
 
     def runner(scenario, wait=True):
         async def main():
@@ -78,12 +96,14 @@ def test_loading_answers_503_and_then_200(serve):
     assert (embed.status_code, embed.headers["retry-after"]) == (503, "5")
     assert later.status_code == 200
     assert {"model", "dimension", "device", "version"} <= later.json().keys()
+    assert (health.json()["precision"], "agreement" in health.json()) == ("", False)
+    assert (later.json()["precision"], later.json()["agreement"]) == ("bfloat16", 0.999877)
 
 
 def test_a_model_that_cannot_be_loaded_stays_503_and_says_why(serve, monkeypatch):
     from truthgraph.ml import service
 
-    def broken(_settings):
+    def broken(_settings, _nodes_at):
         raise ValueError("wrong weights")
 
     monkeypatch.setattr(service, "load", broken)
@@ -140,13 +160,153 @@ def test_a_full_queue_says_when_to_come_back(serve, monkeypatch):
     assert answers[1].headers["retry-after"] == "1"
 
 
+async def until(client, status):
+    """Wait for a status of the service, and answer its health."""
+    while (answer := await client.get("/health")).json()["status"] != status:
+        await asyncio.sleep(0.01)
+    return answer
+
+
+def test_a_simulated_card_is_lost_and_comes_back(serve, node, monkeypatch, caplog):
+    monkeypatch.setenv("TRUTHGRAPH_DEVICE", "simulated")
+    caplog.set_level("INFO", "truthgraph.ml")
+
+    async def scenario(client, _app):
+        before = await client.get("/health")
+        node.unlink()
+        lost = await until(client, "lost")
+        refused = await client.post("/embed", json={"texts": ["a"]})
+        # Time for more checks, which must not be logged again.
+        await asyncio.sleep(0.3)
+        node.touch()
+        return before, lost, refused, await until(client, "ok"), await client.post("/embed", json={"texts": ["a"]})
+
+    before, lost, refused, back, answered = serve(scenario)
+    assert (before.status_code, before.json()["device"]) == (200, "simulated")
+    assert lost.status_code == 503
+    assert lost.json()["detail"] == f"the card is lost: {node} cannot be opened: No such file or directory"
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+    assert str(node) in refused.json()["detail"]
+    assert back.status_code == answered.status_code == 200 and "detail" not in back.json()
+    assert [record.levelname for record in caplog.records if "card" in record.message] == ["ERROR", "WARNING"]
+
+
+def test_a_card_with_cuda_stays_lost(serve, node, monkeypatch):
+    monkeypatch.setenv("TRUTHGRAPH_DEVICE", "cuda")
+
+    async def scenario(client, _app):
+        node.unlink()
+        lost = await until(client, "lost")
+        node.touch()
+        await asyncio.sleep(0.3)
+        return lost, await client.get("/health")
+
+    lost, later = serve(scenario)
+    assert "nvidia0" in lost.json()["detail"] and "restart" in lost.json()["detail"]
+    assert later.json() == lost.json() and later.status_code == 503
+
+
+def test_a_driver_that_does_not_answer_is_a_lost_card(stub, serve, node, monkeypatch):
+    monkeypatch.setenv("TRUTHGRAPH_DEVICE", "cuda")
+    monkeypatch.setattr(stub, "CHECK_SECONDS", 0.1)
+    answers = threading.Event()
+    monkeypatch.setattr(StubEmbedder, "check", lambda self: answers.wait(5))
+
+    async def scenario(client, _app):
+        try:
+            return await until(client, "lost")
+        finally:
+            answers.set()
+
+    assert f"the driver does not answer for {node} within 0.1 seconds" in serve(scenario).json()["detail"]
+
+
+def test_no_card_is_a_failure_that_stays(serve, node, monkeypatch):
+    monkeypatch.setenv("TRUTHGRAPH_DEVICE", "simulated")
+    node.unlink()
+
+    async def scenario(client, _app):
+        return await client.get("/health")
+
+    answer = serve(scenario)
+    assert (answer.status_code, answer.json()["status"]) == (503, "failed")
+    assert "no NVIDIA card is visible in this container" in answer.json()["detail"]
+
+
+def test_the_api_with_the_model_inside_loses_the_card_too(stub, node, monkeypatch):
+    pytest.importorskip("sqlalchemy", reason="needs the packages of files/app/requirements/core.txt")
+    from truthgraph.errors import ComponentUnavailable
+    from truthgraph.local_ml import LocalML
+
+    monkeypatch.setenv("TRUTHGRAPH_DEVICE", "simulated")
+
+    async def status(local, wanted):
+        async with asyncio.timeout(5):
+            while local._service.status != wanted:
+                await asyncio.sleep(0.01)
+
+    async def scenario():
+        local = LocalML()
+        try:
+            await status(local, "ok")
+            assert await local.embed("abc") == [3.0]
+            node.unlink()
+            await status(local, "lost")
+            with pytest.raises(ComponentUnavailable, match="nvidia0") as caught:
+                await local.embed("abc")
+            assert caught.value.retry_after == "5"
+        finally:
+            await local.close()
+
+    asyncio.run(scenario())
+
+
+def test_without_batching_each_text_is_a_call_of_its_own(serve, monkeypatch):
+    monkeypatch.setenv("TRUTHGRAPH_MAX_BATCH", "1")
+    monkeypatch.setenv("TRUTHGRAPH_BATCH_WINDOW_MS", "0")
+    calls = []
+    encode = StubEmbedder.encode
+    monkeypatch.setattr(StubEmbedder, "encode", lambda self, texts: calls.append(texts) or encode(self, texts))
+
+    async def scenario(client, _app):
+        return await asyncio.gather(*(client.post("/embed", json={"texts": ["a", "bb"]}) for _ in range(3)))
+
+    assert [answer.json()["embeddings"] for answer in serve(scenario)] == [[[1.0], [2.0]]] * 3
+    assert sorted(calls) == [["a"]] * 3 + [["bb"]] * 3
+
+
 def test_weights_are_checked(app_path, tmp_path):
     from truthgraph.ml.embedder import check_weights
 
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     check_weights(tmp_path, hashlib.sha256(b"weights").hexdigest().upper())
-    with pytest.raises(ValueError, match="expected 00"):
+    actual = hashlib.sha256(b"weights").hexdigest()
+    with pytest.raises(ValueError, match=f"model.safetensors has SHA-256 {actual}, expected 00; .*_MODEL_SHA256"):
         check_weights(tmp_path, "00")
+
+
+@pytest.mark.parametrize("name", ["TRUTHGRAPH_DEVICE", "TRUTHGRAPH_PRECISION"])
+def test_a_setting_that_is_no_known_word_is_refused_by_name(app_path, monkeypatch, name):
+    from truthgraph.ml.settings import Settings
+
+    monkeypatch.setenv(name, "float8")
+    with pytest.raises(ValueError, match=f"{name} must be .* or .*, or unset, and is 'float8'"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("TRUTHGRAPH_DEVICE", "cuda"), ("TRUTHGRAPH_DEVICE", "simulated"), ("TRUTHGRAPH_PRECISION", "float16")],
+)
+def test_an_exported_model_refuses_what_it_cannot_do(app_path, tmp_path, monkeypatch, name, value):
+    from truthgraph.ml.embedder import load
+    from truthgraph.ml.settings import Settings
+
+    (tmp_path / "model.onnx").touch()
+    monkeypatch.setenv("TRUTHGRAPH_MODEL_PATH", str(tmp_path))
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"only, not (on|in) {value}; unset {name}"):
+        load(Settings())
 
 
 @pytest.mark.parametrize("value", ["many", "nan", "-1", "inf"])

@@ -87,6 +87,10 @@ class MicroBatcher:
         self._arrival.set()
         return job.result
 
+    async def between(self, call: Callable[[], Any]) -> Any:
+        """Run a call in the thread that encodes, between two batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
     async def close(self) -> None:
         """Refuse new requests, let the running batch end, and fail those that still wait."""
         self._closed = True
@@ -154,7 +158,7 @@ class MicroBatcher:
             start += len(job.texts)
 
     async def _run(self, texts: list[str]) -> list[Any]:
-        vectors = list(await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, texts))
+        vectors = list(await self.between(lambda: self._encode(texts)))
         if len(vectors) != len(texts):
             raise ValueError(f"{len(vectors)} vectors for {len(texts)} texts")
         return vectors

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from truthgraph.ml.lengths import CPU_CALL, of_like_length
 from truthgraph.ml.settings import DIMENSION, Settings
 
 if TYPE_CHECKING:
@@ -19,7 +20,23 @@ MODEL_FILE = "model.onnx"
 class OnnxEmbedder:
     """The loaded model. Made and used in one thread."""
 
+    # It computes on the CPU, in the precision of the export.
+    device = "cpu"
+    precision = "float32"
+    agreement = None
+    card = None
+
     def __init__(self, settings: Settings, directory: Path) -> None:
+        if settings.device not in ("", self.device):
+            raise ValueError(
+                f"an exported model is computed on the CPU only, not on {settings.device}; unset TRUTHGRAPH_DEVICE, "
+                "or use the model's own weights, which torch computes"
+            )
+        if settings.precision not in ("", self.precision):
+            raise ValueError(
+                f"an exported model is computed in float32 only, not in {settings.precision}; unset "
+                "TRUTHGRAPH_PRECISION, or use the model's own weights, which torch computes"
+            )
         about = json.loads((directory / "onnx.json").read_text(encoding="utf-8"))
         if about["weights"] != settings.model_sha256.lower():
             raise ValueError(
@@ -30,8 +47,7 @@ class OnnxEmbedder:
         import onnxruntime
         from tokenizers import Tokenizer
 
-        self.device = "cpu"
-        self._batch_size = settings.max_batch
+        self._max_batch = settings.max_batch
         self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self._tokenizer.enable_truncation(about["max_seq_length"])
         self._tokenizer.enable_padding()
@@ -50,15 +66,12 @@ class OnnxEmbedder:
         """Answer one unit vector for each text."""
         import numpy
 
-        # Texts of like length together, so that little is computed for padding.
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         vectors = numpy.empty((len(texts), DIMENSION), dtype=numpy.float32)
-        for start in range(0, len(order), self._batch_size):
-            chosen = order[start : start + self._batch_size]
-            encoded = self._tokenizer.encode_batch([texts[index] for index in chosen])
+        for call in of_like_length(texts, self._max_batch, CPU_CALL):
+            encoded = self._tokenizer.encode_batch([texts[place] for place in call])
             inputs = {
                 "input_ids": numpy.array([one.ids for one in encoded], dtype=numpy.int64),
                 "attention_mask": numpy.array([one.attention_mask for one in encoded], dtype=numpy.int64),
             }
-            vectors[chosen] = self._session.run(["embeddings"], inputs)[0]
+            vectors[call] = self._session.run(["embeddings"], inputs)[0]
         return vectors

@@ -4,30 +4,38 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic_core import to_json
 
 from truthgraph import __version__
 from truthgraph.ml.batching import Closed, EncodingFailed, MicroBatcher, QueueFull
-from truthgraph.ml.embedder import load
+from truthgraph.ml.card import NODES_AT, CardLost
+from truthgraph.ml.embedder import Embedder, OnnxEmbedder, load
 from truthgraph.ml.schemas import EmbedRequest
 from truthgraph.ml.settings import DIMENSION, MODEL, Settings
 
 log = logging.getLogger("truthgraph.ml")
 
+# A driver that has not answered for so long will not do so any more. A batch on a card takes a small part of it.
+CHECK_SECONDS = 30
+
 
 class Service:
-    """The model and its batcher, and how far loading has come."""
+    """The model and its batcher, how far loading has come, and whether the card is still there."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, nodes_at: Path = NODES_AT) -> None:
         self.settings = settings
         self.status = "loading"
         self.detail = "the model is loading"
-        self.device = ""
+        self.embedder: Embedder | OnnxEmbedder | None = None
         self.batcher: MicroBatcher | None = None
+        self._nodes_at = nodes_at
         self._loading: asyncio.Task | None = None
+        self._watching: asyncio.Task | None = None
 
     def start(self) -> None:
         """Begin to load the model, in the running event loop."""
@@ -35,18 +43,21 @@ class Service:
         self._loading = asyncio.create_task(self.load())
 
     async def close(self) -> None:
-        """End what still loads, and let the running batch end."""
-        if self._loading is not None:
-            self._loading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._loading
+        """End what still loads or watches, and let the running batch end."""
+        for task in (self._loading, self._watching):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
         if self.batcher is not None:
             await self.batcher.close()
+        if self.embedder is not None and self.embedder.card is not None:
+            self.embedder.card.release()
 
     async def load(self) -> None:
         """Load the model beside the event loop. A failure stays visible in the health and in the log."""
         try:
-            embedder = await asyncio.to_thread(load, self.settings)
+            embedder = await asyncio.to_thread(load, self.settings, self._nodes_at)
         except Exception as error:
             log.exception("the model cannot be loaded")
             self.status = "failed"
@@ -60,9 +71,38 @@ class Service:
             turn_seconds=self.settings.turn_seconds,
         )
         self.batcher.start()
-        self.device = embedder.device
+        self.embedder = embedder
         self.status = "ok"
         self.detail = ""
+        if embedder.card is not None:
+            self._watching = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        """Follow whether the card is there, and log each change."""
+        while True:
+            await asyncio.sleep(self.settings.card_check_seconds)
+            try:
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await self.batcher.between(self.embedder.check)
+            except CardLost as error:
+                self._lose(str(error))
+            except TimeoutError:
+                self._lose(f"the driver does not answer for {self.embedder.card} within {CHECK_SECONDS} seconds")
+            else:
+                if self.status == "lost":
+                    log.warning("the card is there again")
+                    self.status, self.detail = "ok", ""
+            if self.status == "lost" and self.embedder.device == "cuda":
+                return
+
+    def _lose(self, reason: str) -> None:
+        detail = f"the card is lost: {reason}"
+        if self.embedder.device == "cuda":
+            # What was on the card went with it, and CUDA starts only once in a process.
+            detail += "; restart this service once the card is there again"
+        if detail != self.detail:
+            log.error(detail)
+        self.status, self.detail = "lost", detail
 
 
 @contextlib.asynccontextmanager
@@ -108,25 +148,28 @@ async def unreadable(_request: Request, _error: Exception) -> JSONResponse:
 
 @app.get("/health")
 async def health(request: Request) -> JSONResponse:
-    """Answer 200 as soon as the model can encode."""
+    """Answer 200 as long as the model can encode."""
     service: Service = request.app.state.service
     body = {
         "status": service.status,
         "version": __version__,
         "model": MODEL,
         "dimension": DIMENSION,
-        "device": service.device,
+        "device": service.embedder.device if service.embedder else "",
+        "precision": service.embedder.precision if service.embedder else "",
     }
+    if service.embedder and service.embedder.agreement is not None:
+        body["agreement"] = round(service.embedder.agreement, 6)
     if service.detail:
         body["detail"] = service.detail
     return JSONResponse(body, status_code=200 if service.status == "ok" else 503)
 
 
 @app.post("/embed")
-async def embed(body: EmbedRequest, request: Request) -> JSONResponse:
+async def embed(body: EmbedRequest, request: Request) -> Response:
     """Answer one unit vector for each text."""
     service: Service = request.app.state.service
-    if service.batcher is None:
+    if service.status != "ok":
         return refuse(service.detail, retry_after=5)
     try:
         vectors = await service.batcher.submit(body.texts)
@@ -136,4 +179,6 @@ async def embed(body: EmbedRequest, request: Request) -> JSONResponse:
         return refuse(f"no turn within {service.settings.turn_seconds:g} seconds", retry_after=1)
     except (EncodingFailed, Closed) as error:
         return refuse(str(error))
-    return JSONResponse({"embeddings": vectors, "model": MODEL, "dimension": DIMENSION})
+    # Ten times as fast as json for so many numbers.
+    answer = to_json({"embeddings": vectors, "model": MODEL, "dimension": DIMENSION})
+    return Response(answer, media_type="application/json")
