@@ -12,7 +12,7 @@ PLAYBOOK = $(BIN)/ansible-playbook -i $(INVENTORY)
 
 .PHONY: help
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-17s %s\n", $$1, $$2}'
 
 .PHONY: deploy
 deploy: lab ## Set up the lab and deploy TruthGraph to it
@@ -25,9 +25,9 @@ test: setup ## Lint, unit tests, and Molecule with testinfra on the lab
 	$(MAKE) molecule
 
 .PHONY: test-full
-test-full: test ## The same, and then bad input, rollouts under load, releases that fail, and runs that are killed
+test-full: test ## The same, and then bad input, simulated NVIDIA cards, rollouts under load, releases that fail, and runs that are killed
 	$(MAKE) integration
-	$(MAKE) molecule SCENARIOS='monolith rollout failures crash'
+	$(MAKE) molecule SCENARIOS='monolith nvidia rollout failures crash'
 
 .PHONY: lab
 lab: setup ## Set up the lab: four hosts on this machine
@@ -70,6 +70,10 @@ bench: setup ## Measure a rollout beside docker compose and Swarm, on the deploy
 .PHONY: bench-images
 bench-images: setup ## Measure the images and their builds, on the deployed lab
 	$(BIN)/python benchmarks/images.py
+
+.PHONY: bench-embeddings
+bench-embeddings: setup ## Measure the ML service beside another server of embeddings, on this machine (some minutes)
+	$(BIN)/python benchmarks/embeddings.py
 
 .PHONY: collection
 collection: setup ## Build the collection's archive

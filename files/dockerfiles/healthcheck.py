@@ -14,12 +14,17 @@ def main() -> int:
     try:
         with socket.create_connection(("127.0.0.1", int(os.environ["UVICORN_PORT"])), timeout=4) as connection:
             connection.sendall(request)
-            status = connection.makefile("rb").readline(200).decode("latin-1").strip()
+            answer = connection.makefile("rb")
+            status = answer.readline(200).decode("latin-1").strip()
+            if status.split(" ")[1:2] == ["200"]:
+                return 0
+            # The engine keeps what is printed, and the operator reads there what is wrong.
+            body = answer.read(4000).partition(b"\r\n\r\n")[2].decode("utf-8", "replace").strip()
     except OSError as error:
         print(f"no answer: {error}")
         return 1
-    print(status)
-    return 0 if status.split(" ")[1:2] == ["200"] else 1
+    print(f"{status}: {body[:1000]}")
+    return 1
 
 
 sys.exit(main())

@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 name: network_address
 short_description: Address number N of a network
 version_added: 0.1.0
-description: Returns the address that lies a number of places behind the first address of a network.
+description: Returns the address that lies a number of places behind the first address of a network; several for several.
 positional: offset
 options:
   _input:
@@ -14,8 +14,8 @@ options:
     type: str
     required: true
   offset:
-    description: How many places behind the network's own address.
-    type: int
+    description: How many places behind the network's own address, or a list of such numbers.
+    type: raw
     required: true
 author:
   - TruthGraph platform (@truthgraph)
@@ -25,12 +25,16 @@ EXAMPLES = r"""
 # 172.30.240.10
 - ansible.builtin.debug:
     msg: "{{ '172.30.240.0/24' | truthgraph.platform.network_address(10) }}"
+
+# ['172.30.240.20', '172.30.240.22']
+- ansible.builtin.debug:
+    msg: "{{ '172.30.240.0/24' | truthgraph.platform.network_address([20, 22]) }}"
 """
 
 RETURN = r"""
 _value:
-  description: The address.
-  type: str
+  description: The address, or the addresses.
+  type: raw
 """
 
 import ipaddress
@@ -39,8 +43,10 @@ import typing as t
 from ansible.errors import AnsibleFilterError
 
 
-def network_address(network: str, offset: int) -> str:
-    """Return the address `offset` places behind the first one of a network."""
+def network_address(network: str, offset: int | list[int]) -> str | list[str]:
+    """Return the address `offset` places behind the first one of a network, or those of several offsets."""
+    if isinstance(offset, list):
+        return [network_address(network, one) for one in offset]
     try:
         addresses = ipaddress.ip_network(network)
         return str(addresses[int(offset)])

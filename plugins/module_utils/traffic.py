@@ -12,6 +12,7 @@ over its socket. Its lines are a key and a value:
     egress_blue              the inference key that the API slot blue asks, such as `inference_0f3a…`
     inference_0f3a…          the slot of the inference service that has this key
     inference                the slot that answers who asks for no key
+    waiting                  there while requests for the inference service wait for a slot that starts
 
 The role proxy also installs this file on every host as a program, since a host has to be able to take a switch back
 when nobody can reach it: it needs Python's standard library and nothing else.
@@ -24,6 +25,7 @@ import csv
 import fcntl
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -127,16 +129,21 @@ class Proxy:
         text = self.command("show stat -1 4 -1").lstrip("# ")
         return {(row["pxname"], row["svname"]): row for row in csv.DictReader(text.splitlines())}
 
-    def up(self, slot: str) -> bool:
-        """Say whether HAProxy's own check has a slot such as `api_blue` up, by an answer and not by assumption."""
-        row = self.servers().get((slot, slot), {})
-        # While the next check is under way, HAProxy puts "* " before the result of the last one.
-        return row.get("status", "").startswith("UP") and row.get("check_status", "").lstrip("* ") in ("L7OK", "L7OKC")
-
-    def sessions(self, server: str) -> int:
-        """Return how many requests a server has in hand, over all backends in which it stands."""
+    def up(self, slot: str, copies: int = 1) -> bool:
+        """Say whether HAProxy's own check has a slot such as `api_blue` up, with its copies, by answers, not assumption."""
         rows = self.servers()
-        return sum(int(row["scur"] or 0) for (_, name), row in rows.items() if name == server)
+        found = [rows.get((slot, server), {}) for server in (slot, *(f"{slot}_{copy}" for copy in range(1, copies)))]
+        # While the next check is under way, HAProxy puts "* " before the result of the last one.
+        return all(
+            row.get("status", "").startswith("UP") and row.get("check_status", "").lstrip("* ") in ("L7OK", "L7OKC")
+            for row in found
+        )
+
+    def sessions(self, slot: str) -> int:
+        """Return how many requests a slot has in hand, over its copies and all backends in which they stand."""
+        rows = self.servers()
+        own = re.compile(re.escape(slot) + r"(_\d+)?")
+        return sum(int(row["scur"] or 0) for (_, name), row in rows.items() if own.fullmatch(name))
 
 
 def publish(entries: dict[str, str], path: str = MAP, proxy: Proxy | None = None) -> None:

@@ -69,6 +69,15 @@ options:
     description: And which part of its requests they must be, in percent.
     type: float
     default: 1
+  makes_room:
+    description:
+      - For V(prepared), whether the earlier slot of the inference service ends before the new one starts, since the card has
+        no room for both. With V(pool) it goes out of the pool first, while other hosts serve. With V(alone) there is no
+        other host, so that requests wait until the new slot serves, which then answers for both releases.
+      - V(undone) starts again what made room.
+    type: str
+    choices: ["", pool, alone]
+    default: ""
   undo_after:
     description: Seconds after which a host switches back by itself if nobody confirms the switch.
     type: float
@@ -130,6 +139,7 @@ watched:
 """
 
 import http.client
+import json
 import os
 import shutil
 import time
@@ -142,6 +152,10 @@ from ansible_collections.truthgraph.platform.plugins.module_utils.docker_cli imp
 from ansible_collections.truthgraph.platform.plugins.module_utils.ledger import Ledger, Outdated, accept_fence
 
 POLL = 0.1
+# While the map has this key, HAProxy lets requests for the inference service wait instead of answering that there is none.
+WAITING = "waiting"
+# Seconds that a slot that made room may take until it serves again, where its own limit is not known.
+BACK_TIMEOUT = 300
 RELEASE_HEADER = "X-TruthGraph-Release"
 
 
@@ -200,12 +214,18 @@ class Host:
         for name, plan in staying:
             own = self.keep_secrets(name)
             if plan["action"] != "keep":
-                self.start(name, plan, self.write_secrets(name, plan["slot"], own))
+                changed = self.write_secrets(name, plan["slot"], own)
+                if self.makes_room(name, plan):
+                    self.displace(name, plan)
+                self.start(name, plan, changed)
                 starting.append((name, plan))
         entries = {key: value for _, plan in staying for key, value in plan["map"].items()}
         self.publish({**self.map(), **entries}, "the proxy knows the new slots")
         for name, plan in starting:
-            self.prove(name, plan)
+            for place in plan["copies"]:
+                self.prove(plan, place)
+            if self.makes_room(name, plan):
+                self.take_place(name, plan)
 
     def keep_secrets(self, service: str) -> dict[str, bytes]:
         """Keep the release's own secrets of a service on this host and return them, or those that it has kept."""
@@ -229,30 +249,46 @@ class Host:
             return there
         return secret_files.write(directory, {**own, **current}, self.parameters["gid"])
 
+    def names(self, service: str, slot: str) -> list[str]:
+        """Return the names of a slot's containers that there are, whatever they are."""
+        there = self.docker.run("ps", "--all", "--format", "{{.Names}}").split()
+        return sorted(name for name in there if slots.copy_of(name, service, slot) is not None)
+
     def start(self, service: str, plan: dict[str, t.Any], secrets_changed: bool) -> None:
-        """Run the container of a slot, the one that is kept there if it is the same."""
-        name = slots.container_name(service, plan["slot"])
+        """Run the containers of a slot, those that are kept there if they are the same."""
+        wanted = [slots.container_of(place) for place in plan["copies"]]
+        for name in self.names(service, plan["slot"]):
+            if name not in wanted:
+                self.docker.run("rm", "--force", name)
+                self.actions.append(f"{name} removed")
+        for place in plan["copies"]:
+            self.start_copy(plan, place, secrets_changed)
+
+    def start_copy(self, plan: dict[str, t.Any], place: dict[str, t.Any], secrets_changed: bool) -> None:
+        """Run one container of a slot."""
+        name = slots.container_of(place)
         info = self.docker.inspect(name)
         found = slots.describe(info) if info else {}
         same = found and found["identity"] == plan["identity"]
-        same = same and found["run"] == slots.run_digest(plan["container"], plan["place"])
+        same = same and found["run"] == slots.run_digest(plan["container"], place)
         running = found.get("state") == "running" and found["health"] != "unhealthy"
         if same and running and not secrets_changed:
             return
         if info and not same:
             self.docker.run("rm", "--force", name)
         if not same:
-            self.docker.run(*slots.create_command(plan["container"], plan["place"], plan["identity"]))
+            access = slots.card_access(self.docker) if place.get("card") else ""
+            self.docker.run(*slots.create_command(plan["container"], place, plan["identity"], access))
         elif found["state"] == "running":
             self.docker.run("stop", name)
         self.docker.run("start", name)
         self.actions.append(f"{name} started" if same else f"{name} created and started")
 
-    def prove(self, service: str, plan: dict[str, t.Any]) -> None:
-        """Wait until a slot has proved itself, or remove it and say why it has not."""
-        name, ready = slots.container_name(service, plan["slot"]), plan["ready"]
+    def prove(self, plan: dict[str, t.Any], place: dict[str, t.Any]) -> None:
+        """Wait until a container has proved itself, or say why it has not."""
+        name, ready = slots.container_of(place), plan["ready"]
         wanted = {
-            **{"name": name, "network": plan["place"]["network"], "port": plan["port"], "path": ready["path"]},
+            **{"name": name, "network": place["network"], "port": plan["port"], "path": ready["path"]},
             **{"passes": ready["passes"], "timeout": ready["timeout"], "expect": {}, "log_lines": 30},
             **{"request_timeout": 5.0, "interval": 0.1},
         }
@@ -261,7 +297,7 @@ class Host:
         smoke = plan.get("smoke")
         if passed and smoke:
             good, seen = readiness.ask(
-                plan["place"]["address"], plan["port"], smoke["path"], smoke["timeout"], {}, smoke.get("body")
+                place["address"], plan["port"], smoke["path"], smoke["timeout"], {}, smoke.get("body")
             )
             if not good:
                 lines = readiness.log_without_questions(self.docker, name, ready["path"], 30)
@@ -272,6 +308,55 @@ class Host:
         if plan["action"] != "await":
             self.actions.append(f"{name} ready after {result['seconds']} s")
 
+    # Where two copies find no room, the earlier slot makes room before the new one starts.
+
+    def makes_room(self, service: str, plan: dict[str, t.Any]) -> bool:
+        """Say whether a service's earlier slot has to end first."""
+        return bool(self.parameters["makes_room"]) and service == "inference" and plan["action"] == "replace"
+
+    def displace(self, service: str, plan: dict[str, t.Any]) -> None:
+        """Take the serving slot out of the pool, or have its requests wait if it is the only one, and stop it.
+
+        What has to be brought back by an undo is written down first.
+        """
+        live, entries = plan["live"], self.map()
+        if not live or traffic.read_json(self.displaced_path):
+            return
+        own = {key: value for key, value in entries.items() if value == live and key.startswith(service)}
+        traffic.write_atomically(self.displaced_path, json.dumps({"slot": live, "entries": own}) + "\n")
+        if self.parameters["makes_room"] == "alone":
+            self.publish({**entries, WAITING: "yes"}, f"requests for {service} wait")
+        else:
+            self.publish({key: value for key, value in entries.items() if key not in own}, f"{service} is out of the pool")
+        self.retire(service, live, plan.get("drain", 30))
+
+    def take_place(self, service: str, plan: dict[str, t.Any]) -> None:
+        """Let requests go to the new slot: on an only host also those of who still asks for the earlier one."""
+        self.await_up(f"{service}_{plan['slot']}", len(plan["copies"]))
+        if self.parameters["makes_room"] == "alone":
+            own = (traffic.read_json(self.displaced_path) or {}).get("entries", {})
+            entries = {key: value for key, value in self.map().items() if key != WAITING}
+            self.publish({**entries, **dict.fromkeys(own, plan["slot"])}, f"{service} answers again")
+
+    def bring_back(self, service: str, plan: dict[str, t.Any]) -> None:
+        """Start again what made room for what is undone, and let requests go there."""
+        note = traffic.read_json(self.displaced_path)
+        if service != "inference" or not note:
+            return
+        names = self.names(service, note["slot"])
+        self.docker.run("update", *slots.SERVING, *names)
+        self.docker.run("start", *names)
+        self.actions += [f"{name} started again" for name in names]
+        self.await_up(f"{service}_{note['slot']}", len(names), plan.get("ready", {}).get("timeout", BACK_TIMEOUT))
+        entries = {key: value for key, value in self.map().items() if key != WAITING}
+        self.publish({**entries, **note["entries"]}, f"{service} is back in {note['slot']}")
+        os.unlink(self.displaced_path)
+
+    @property
+    def displaced_path(self) -> str:
+        """Return where it is written down which slot made room."""
+        return os.path.join(self.parameters["root"], "displaced.json")
+
     # Commit.
 
     def commit(self) -> None:
@@ -279,13 +364,13 @@ class Host:
         # What is retired serves until the switch is confirmed.
         switching = [(name, plan) for name, plan in self.services if plan["action"] not in ("keep", "retire")]
         for name, plan in switching:
-            self.await_up(f"{name}_{plan['slot']}")
+            self.await_up(f"{name}_{plan['slot']}", len(plan["copies"]))
         before = self.map()
         entries = dict(before)
         for name, plan in switching:
             behind = plan["live"] if name == "api" and plan["action"] == "replace" and plan["behind"] else ""
             entries[name] = f"{plan['slot']}_{behind}" if behind else plan["slot"]
-            self.docker.run("update", *slots.SERVING, slots.container_name(name, plan["slot"]))
+            self.docker.run("update", *slots.SERVING, *map(slots.container_of, plan["copies"]))
         if entries != before:
             restore = {name: traffic.front(before.get(name, "")) for name, _ in switching}
             with traffic.only_one(self.parameters["root"]):
@@ -302,10 +387,10 @@ class Host:
             if "api" in dict(switching):
                 self.bake(entries["api"], counters, dict(switching)["api"])
 
-    def await_up(self, slot: str) -> None:
+    def await_up(self, slot: str, copies: int, timeout: float = 0) -> None:
         """Wait until HAProxy's own check has found a slot; a switch before that would make requests wait."""
-        deadline = time.monotonic() + self.parameters["up_timeout"]
-        while not self.proxy.up(slot):
+        deadline = time.monotonic() + (timeout or self.parameters["up_timeout"])
+        while not self.proxy.up(slot, copies):
             if time.monotonic() > deadline:
                 raise Failed(
                     f"HAProxy does not find {slot} up, although it is ready. Look at 'show stat' of {self.proxy.path}."
@@ -388,6 +473,17 @@ class Host:
             self.publish({**entries, name: slot}, f"{name} is served by {slot} alone")
             self.retire(name, idle, plan.get("drain", 30))
             self.publish({key: value for key, value in self.map().items() if key not in keys}, f"{idle} is idle")
+            if name == "inference":
+                self.forget_displaced(plan)
+
+    def forget_displaced(self, plan: dict[str, t.Any]) -> None:
+        """Drop what was noted of a slot that made room, and the names by which the release before asked for it."""
+        note = traffic.read_json(self.displaced_path)
+        if note:
+            entries = self.map()
+            spare = [key for key in note["entries"] if key.startswith("inference_") and key not in plan.get("map", {})]
+            self.publish({key: value for key, value in entries.items() if key not in spare}, "the earlier release is over")
+            os.unlink(self.displaced_path)
 
     def retire_all(self, service: str, plan: dict[str, t.Any]) -> None:
         """Stop both slots of a service that the release has no more; their containers are kept."""
@@ -402,22 +498,20 @@ class Host:
         return [key for key, value in entries.items() if key.startswith("inference_") and value == slot]
 
     def retire(self, service: str, slot: str, timeout: float) -> None:
-        """Let a slot finish its requests, then stop it or have it stand by. Its container is kept."""
-        name = slots.container_name(service, slot)
-        info = self.docker.inspect(name)
+        """Let a slot finish its requests, then stop it or have it stand by. Its containers are kept."""
         stands_by = service in self.parameters["standby"]
-        if info is None or info["State"]["Status"] != "running" or (stands_by and slots.describe(info)["standby"]):
+        found = [info for name in self.names(service, slot) if (info := self.docker.inspect(name))]
+        serving = [one for one in map(slots.describe, found) if one["state"] == "running"]
+        names = [one["name"] for one in serving if not (stands_by and one["standby"])]
+        if not names:
             return
         began = time.monotonic()
         while self.proxy.answers and self.proxy.sessions(f"{service}_{slot}") and time.monotonic() - began < timeout:
             time.sleep(POLL)
-        if stands_by:
-            self.docker.run("update", *slots.STANDBY, name)
-            self.actions.append(f"{name} stands by")
-            return
-        self.docker.run("update", *slots.STARTING, name)
-        self.docker.run("stop", name)
-        self.actions.append(f"{name} stopped")
+        self.docker.run("update", *(slots.STANDBY if stands_by else slots.STARTING), *names)
+        if not stands_by:
+            self.docker.run("stop", *names)
+        self.actions += [f"{name} {'stands by' if stands_by else 'stopped'}" for name in names]
 
     # Undo.
 
@@ -430,8 +524,14 @@ class Host:
         for name, plan in reversed(self.services):
             entries = self.map()
             slot = traffic.front((note or {}).get("restore", {}).get(name, "") or entries.get(name, ""))
+            displaced = (traffic.read_json(self.displaced_path) or {}) if name == "inference" else {}
+            slot = displaced.get("slot", slot)
             if plan.get("action") in ("keep", "retire"):
                 continue
+            asked = [key for key in displaced.get("entries", {}) if key.startswith("inference_")]
+            if WAITING not in entries and any(entries.get(key) for key in asked):
+                # It is the only host, and the new slot has its requests until the earlier one is back.
+                self.publish({**entries, WAITING: "yes"}, f"requests for {name} wait")
             for idle in traffic.SLOTS:
                 if idle != slot:
                     self.discard(name, idle, plan)
@@ -439,23 +539,25 @@ class Host:
             idle = traffic.other(slot)
             keys = [f"api_{idle}", f"egress_{idle}"] if name == "api" else self.keys_of(entries, idle)
             self.publish({k: v for k, v in entries.items() if k not in keys}, f"{name} is served by {slot or 'nothing'}")
+            self.bring_back(name, plan)
 
     def discard(self, service: str, slot: str, plan: dict[str, t.Any]) -> None:
-        """Remove an idle slot's container if it belongs to what is undone or runs; a kept one stays."""
-        name = slots.container_name(service, slot)
-        info = self.docker.inspect(name)
-        if info is None:
-            return
-        found = slots.describe(info)
-        kept = found["state"] in ("exited", "created") or found["standby"]
-        if kept and found["identity"] not in (plan.get("identity"), self.parameters["release"]):
+        """Remove an idle slot's containers if they belong to what is undone or run; kept ones stay."""
+        names = []
+        for name in self.names(service, slot):
+            info = self.docker.inspect(name)
+            found = slots.describe(info) if info else {}
+            kept = not found or found["state"] in ("exited", "created") or found["standby"]
+            if found and (not kept or found["identity"] in (plan.get("identity"), self.parameters["release"])):
+                names.append(name)
+        if not names:
             return
         deadline = time.monotonic() + plan.get("drain", 30)
         while self.proxy.answers and self.proxy.sessions(f"{service}_{slot}") and time.monotonic() < deadline:
             time.sleep(POLL)
-        self.docker.run("rm", "--force", name)
+        self.docker.run("rm", "--force", *names)
         shutil.rmtree(slots.secrets_directory(self.parameters["config"], service, slot), ignore_errors=True)
-        self.actions.append(f"{name} removed")
+        self.actions += [f"{name} removed" for name in names]
 
 
 def main() -> None:
@@ -474,6 +576,7 @@ def main() -> None:
             "bake_error_percent": {"type": "float", "default": 1},
             "undo_after": {"type": "float", "default": 120},
             "standby": {"type": "list", "elements": "str", "default": []},
+            "makes_room": {"type": "str", "choices": ["", "pool", "alone"], "default": ""},
             "up_timeout": {"type": "float", "default": 10},
             "root": {"type": "path", "default": "/var/lib/truthgraph"},
             "config": {"type": "path", "default": "/etc/truthgraph"},

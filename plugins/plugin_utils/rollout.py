@@ -45,17 +45,24 @@ def target(
 def placed(service: str, description: dict[str, t.Any], asks: bool) -> dict[str, t.Any]:
     """Return a service's description with the places of its two slots, as `slots.run_options` wants them.
 
-    The environment of a slot says where its inference service is, if it `asks` one.
+    A slot has a place for each of its copies: one for each address, and with it one of the host's cards, if it uses any. The
+    environment of a slot says where its inference service is, if it `asks` one.
     """
     place = description["place"]
     environments = place["environments"] if asks else {}
+    cards = place.get("cards") or []
     places = {
-        slot: {
-            **{"service": service, "slot": slot, "fleet": place["fleet"], "network": place["network"], "address": address},
-            "environment": environments.get(slot, {}),
-            "secrets": f"{place['secrets']}/{service}-{slot}" if place["secrets"] else "",
-        }
-        for slot, address in place["addresses"].items()
+        slot: [
+            {
+                **{"service": service, "slot": slot, "fleet": place["fleet"], "network": place["network"]},
+                **{"address": address, "environment": environments.get(slot, {})},
+                "secrets": f"{place['secrets']}/{service}-{slot}" if place["secrets"] else "",
+                **({"copy": copy} if copy else {}),
+                **({"card": str(cards[copy]), "card_access": place["card_access"]} if cards else {}),
+            }
+            for copy, address in enumerate(addresses)
+        ]
+        for slot, addresses in place["addresses"].items()
     }
     return {**description, "places": places}
 
@@ -129,16 +136,17 @@ def inference_key(target: dict[str, t.Any], states: dict[str, State]) -> str:
 
 
 def _leads_to_what_is_wanted(key: str, entry: dict[str, t.Any], state: State, target: dict[str, t.Any]) -> bool:
-    found = container_in(state, "inference", state["traffic"].get(key, ""))
-    return not found or (found["identity"] == key and _runs_as_wanted(target, entry, state, "inference", found))
+    found = copies_in(state, "inference", state["traffic"].get(key, ""))
+    return not found or _runs_as_wanted(target, entry, state, key, found)
 
 
 def _runs_as_wanted(
-    target: dict[str, t.Any], entry: dict[str, t.Any], state: State, service: str, found: dict[str, t.Any]
+    target: dict[str, t.Any], entry: dict[str, t.Any], state: State, identity: str, found: list[dict[str, t.Any]]
 ) -> bool:
-    """Say whether a container would be run in just the same way again, with the same secrets."""
-    slot = found["slot"]
-    if found["run"] != slots.run_digest(entry["container"], entry["places"][slot]):
+    """Say whether a slot's containers would be run in just the same way again, with the same secrets."""
+    service, slot = found[0]["service"], found[0]["slot"]
+    wanted = [(identity, slots.run_digest(entry["container"], place)) for place in entry["places"][slot]]
+    if [(one["identity"], one["run"]) for one in found] != wanted:
         return False
     secrets = state["secrets"].get(service)
     if not secrets:
@@ -147,24 +155,22 @@ def _runs_as_wanted(
     return target["id"] in secrets["kept"][slot] if target.get("id") else secrets["slots"][slot]
 
 
-def container_in(state: State, service: str, slot: str) -> dict[str, t.Any]:
-    """Return a slot's container on a host, or an empty one."""
-    for container in state["containers"]:
-        if (container["service"], container["slot"]) == (service, slot):
-            return container
-    return {}
+def copies_in(state: State, service: str, slot: str) -> list[dict[str, t.Any]]:
+    """Return a slot's containers on a host, in the order of its copies."""
+    found = [one for one in state["containers"] if (one["service"], one["slot"]) == (service, slot)]
+    return sorted(found, key=lambda one: int(one.get("copy") or 0))
 
 
-def serves(container: dict[str, t.Any]) -> bool:
-    """Say whether a container runs and does not call itself unhealthy."""
-    return container.get("state") == "running" and container.get("health") != "unhealthy"
+def serves(copies: list[dict[str, t.Any]]) -> bool:
+    """Say whether a slot's containers all run and none calls itself unhealthy."""
+    return bool(copies) and all(one["state"] == "running" and one["health"] != "unhealthy" for one in copies)
 
 
-def mending(container: dict[str, t.Any]) -> str:
-    """Return what a container that is the right one still needs: nothing (keep), time (await), or a start (repair)."""
-    if not serves(container):
+def mending(copies: list[dict[str, t.Any]]) -> str:
+    """Return what the right containers still need: nothing (keep), time (await), or a start (repair)."""
+    if not serves(copies):
         return "repair"
-    return "await" if container["health"] == "starting" else "keep"
+    return "await" if any(one["health"] == "starting" for one in copies) else "keep"
 
 
 def live_slot(state: State, service: str) -> str:
@@ -236,10 +242,9 @@ def _service_plan(
     live = live_slot(state, service)
     # The API asks for the inference service of its release, and the inference host knows under that name one of its slots.
     named = live if service == "api" else state["traffic"].get(key, "")
-    found = container_in(state, service, named)
+    found = copies_in(state, service, named)
     routed = state["traffic"].get(f"egress_{live}", "") == key if service == "api" else True
-    fits = bool(found) and routed and found["identity"] == identity
-    fits = fits and _runs_as_wanted(target, entry, state, service, found)
+    fits = bool(found) and routed and _runs_as_wanted(target, entry, state, identity, found)
     if fits and named == live:
         action, slot = mending(found), live
     else:
@@ -255,7 +260,7 @@ def _service_plan(
         "live": live,
         "behind": serves(found),
         "identity": identity,
-        "place": entry["places"][slot],
+        "copies": entry["places"][slot],
         "map": entries,
     }
 
@@ -264,7 +269,7 @@ def _free_slot(state: State, service: str, identity: str, live: str) -> str:
     """Return a slot without traffic, of two the one that has kept what is wanted."""
     if live:
         return traffic.other(live)
-    kept = [slot for slot in traffic.SLOTS if container_in(state, service, slot).get("identity") == identity]
+    kept = [slot for slot in traffic.SLOTS if {one["identity"] for one in copies_in(state, service, slot)} == {identity}]
     return kept[0] if kept else traffic.other(live)
 
 
@@ -280,9 +285,10 @@ def leftovers(states: dict[str, State], lock_host: str) -> dict[str, t.Any]:
             why.append(f"{host} still has the earlier slot behind the new one")
         for service in slots.SERVICES:
             idle = traffic.other(live_slot(state, service))
-            found = container_in(state, service, idle)
-            if live_slot(state, service) and found.get("state") == "running" and not found.get("standby"):
-                why.append(f"{host} still runs {slots.container_name(service, idle)}")
+            for found in copies_in(state, service, idle):
+                if live_slot(state, service) and found["state"] == "running" and not found.get("standby"):
+                    name = slots.container_name(service, idle, int(found.get("copy") or 0))
+                    why.append(f"{host} still runs {name}")
     records = states.get(lock_host, {}).get("records", {})
     unfinished = sorted(
         (record for record in records.values() if record.get("result") in ("pending", "committed")),

@@ -65,8 +65,11 @@ elif arguments[:2] == ["container", "inspect"]:
 elif arguments[:2] == ["container", "logs"]:
     log = os.path.join(home, "log")
     print(open(log).read() if os.path.exists(log) else "first line\\nlast line of " + name)
+elif arguments[0] == "info":
+    print(open(os.path.join(home, "info")).read() if os.path.exists(os.path.join(home, "info")) else "null")
 elif arguments[0] == "rm":
-    os.remove(path(name))
+    for name in arguments[2:]:
+        os.remove(path(name))
 elif arguments[0] == "create":
     value = lambda option: arguments[arguments.index(option) + 1]
     labels = [arguments[index + 1] for index, option in enumerate(arguments) if option == "--label"]
@@ -80,15 +83,17 @@ elif arguments[0] == "create":
     }}
     json.dump(info, open(path(value("--name")), "w"))
 elif arguments[0] == "update":
-    info = json.load(open(path(name)))
-    info.setdefault("HostConfig", {{}})["RestartPolicy"] = {{"Name": arguments[arguments.index("--restart") + 1]}}
-    json.dump(info, open(path(name), "w"))
+    for name in arguments[arguments.index("--cpu-shares") + 2:]:
+        info = json.load(open(path(name)))
+        info.setdefault("HostConfig", {{}})["RestartPolicy"] = {{"Name": arguments[arguments.index("--restart") + 1]}}
+        json.dump(info, open(path(name), "w"))
 elif arguments[0] == "rename":
     os.rename(path(arguments[1]), path(arguments[2]))
 elif arguments[0] in ("start", "stop"):
-    info = json.load(open(path(name)))
-    info["State"]["Status"] = "running" if arguments[0] == "start" else "exited"
-    json.dump(info, open(path(name), "w"))
+    for name in arguments[1:]:
+        info = json.load(open(path(name)))
+        info["State"]["Status"] = "running" if arguments[0] == "start" else "exited"
+        json.dump(info, open(path(name), "w"))
 '''
 
 

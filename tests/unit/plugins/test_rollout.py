@@ -24,7 +24,7 @@ def described(service: str, number: int, **container: t.Any) -> dict[str, t.Any]
         "container": {"environment": {"PYTHON_ENV": "production"}, "memory": "2g", **container},
         "place": {
             **{"fleet": "test", "network": "truthgraph", "environments": {}, "secrets": ""},
-            "addresses": {"blue": f"172.30.{number}.10", "green": f"172.30.{number}.11"},
+            "addresses": {"blue": [f"172.30.{number}.10"], "green": [f"172.30.{number}.11"]},
         },
         "ready": {"path": "/ready", "timeout": 60, "passes": 3},
         "smoke": {},
@@ -60,11 +60,11 @@ def deployed(target: dict[str, t.Any], slot: str = "blue", **more: t.Any) -> dic
     for host, services in plan["hosts"].items():
         state = states[host] = empty(**copy.deepcopy(more))
         for service, entry in services.items():
-            place = target["services"][service][host]["places"][slot]
-            found = {"service": service, "slot": slot, "state": "running", "health": "healthy"}
-            found["identity"] = entry["identity"]
-            found["run"] = slots.run_digest(entry["container"], place)
-            state["containers"].append(found)
+            for place in target["services"][service][host]["places"][slot]:
+                found = {"service": service, "slot": slot, "state": "running", "health": "healthy"}
+                found |= {"identity": entry["identity"], "copy": str(place.get("copy", ""))}
+                found["run"] = slots.run_digest(entry["container"], place)
+                state["containers"].append(found)
             state["images"].append(entry["container"]["image"])
             state["traffic"] |= {service: slot}
             if service == "api":
@@ -82,16 +82,51 @@ def test_the_places_of_a_service() -> None:
     entry["place"] |= {"environments": {"green": {"SELF": "green"}}, "secrets": "/etc/truthgraph/slots"}
     api = {"a": {"api": entry}}
     places = wanted(api)["services"]["api"]["a"]["places"]
-    assert places["blue"] == {
+    [blue], [green] = places["blue"], places["green"]
+    assert blue == {
         **{"service": "api", "slot": "blue", "fleet": "test", "network": "truthgraph", "address": "172.30.7.10"},
         **{"environment": {}, "secrets": "/etc/truthgraph/slots/api-blue"},
     }
-    assert places["green"]["environment"] == {"SELF": "green"} and places["green"]["address"] == "172.30.7.11"
+    assert green["environment"] == {"SELF": "green"} and green["address"] == "172.30.7.11"
     # The secrets lie where the module slot writes them; without any, nothing is mounted.
-    assert places["green"]["secrets"] == slots.secrets_directory("/etc/truthgraph", "api", "green")
-    assert wanted()["services"]["api"]["a"]["places"]["blue"]["secrets"] == ""
+    assert green["secrets"] == slots.secrets_directory("/etc/truthgraph", "api", "green")
+    assert wanted()["services"]["api"]["a"]["places"]["blue"][0]["secrets"] == ""
     # They are the fleet's, so no part of a release's id.
     assert rollout.release_base(wanted(api)) == rollout.release_base(wanted({"a": {"api": described("api", 1)}}))
+
+
+def with_cards(*names: str) -> dict[str, dict[str, t.Any]]:
+    """Return a fleet whose inference host uses some cards."""
+    fleet = descriptions()
+    numbers = range(len(names))
+    addresses = {slot: [f"172.30.3.{20 + 2 * copy + odd}" for copy in numbers] for slot, odd in (("blue", 0), ("green", 1))}
+    fleet["c"]["inference"]["place"] |= {"cards": list(names), "card_access": "auto", "addresses": addresses}
+    return fleet
+
+
+def test_each_card_has_a_place() -> None:
+    first, second = wanted(with_cards("0", "GPU-7"))["services"]["inference"]["c"]["places"]["green"]
+    assert (first["card"], first["address"], first.get("copy")) == ("0", "172.30.3.21", None)
+    assert (second["card"], second["address"], second["copy"]) == ("GPU-7", "172.30.3.23", 1)
+    # Which cards a host has is no part of a release.
+    assert rollout.release_base(wanted(with_cards("0", "1"))) == rollout.release_base(wanted())
+
+
+def test_another_choice_of_cards_replaces_the_copies() -> None:
+    states = deployed(wanted(with_cards("0", "1")))
+    actions = {
+        names: rollout.plan(wanted(with_cards(*names)), states)["hosts"]["c"]["inference"]["action"]
+        for names in [("0", "1"), ("0",), ("1", "0"), ("0", "1", "2")]
+    }
+    assert actions == {("0", "1"): "keep", ("0",): "replace", ("1", "0"): "replace", ("0", "1", "2"): "replace"}
+
+
+def test_one_copy_that_does_not_serve_is_started_again() -> None:
+    states = deployed(wanted(with_cards("0", "1")))
+    states["c"]["containers"][1]["health"] = "unhealthy"
+    assert rollout.plan(wanted(with_cards("0", "1")), states)["hosts"]["c"]["inference"]["action"] == "repair"
+    states["c"]["containers"].pop()
+    assert rollout.plan(wanted(with_cards("0", "1")), states)["hosts"]["c"]["inference"]["action"] == "replace"
 
 
 # The id of a release.
@@ -275,7 +310,7 @@ def test_a_first_deploy() -> None:
     assert api["identity"] == plan["release"] and inference["identity"] == plan["inference"]
     assert api["map"] == {"api_blue": plan["release"], "egress_blue": plan["inference"]}
     assert inference["map"] == {plan["inference"]: "blue"}
-    assert api["place"]["address"] == "172.30.1.10" and api["live"] == "" and not api["behind"]
+    assert api["copies"][0]["address"] == "172.30.1.10" and api["live"] == "" and not api["behind"]
     assert api["container"]["image"] == CORE and inference["container"]["image"] == ML
 
 
@@ -303,7 +338,7 @@ def test_another_image_replaces_the_api_and_leaves_inference() -> None:
     assert plan["changes"]
     assert actions(plan) == {"a": ("replace", "green"), "b": ("replace", "green"), "c": ("keep", "blue")}
     api = plan["hosts"]["a"]["api"]
-    assert api["live"] == "blue" and api["behind"] and api["place"]["slot"] == "green"
+    assert api["live"] == "blue" and api["behind"] and api["copies"][0]["slot"] == "green"
     assert api["map"] == {"api_green": plan["release"], "egress_green": plan["inference"]}
 
 
@@ -325,7 +360,7 @@ def settled(plan: dict[str, t.Any], states: dict[str, rollout.State]) -> dict[st
                 continue
             state["traffic"] |= {service: entry["slot"], **{key: value for key, value in entry["map"].items() if value}}
             found = {"service": service, "slot": entry["slot"], "state": "running", "health": "healthy"}
-            found |= {"identity": entry["identity"], "run": slots.run_digest(entry["container"], entry["place"])}
+            found |= {"identity": entry["identity"], "run": slots.run_digest(entry["container"], entry["copies"][0])}
             others = [one for one in state["containers"] if (one["service"], one["slot"]) != (service, entry["slot"])]
             state["containers"] = [*others, found]
     return after
@@ -350,7 +385,7 @@ def test_a_monolith_needs_no_inference_service_and_retires_it() -> None:
     assert api["map"] == {"api_green": plan["release"], "egress_green": ""}
     # It computes by itself, as the inference service would, and is told of none.
     assert api["container"]["environment"] == {"OMP_NUM_THREADS": "1", "PYTHON_ENV": "production"}
-    assert api["place"]["environment"] == {}
+    assert api["copies"][0]["environment"] == {}
     after = settled(plan, states)
     again = rollout.plan(wanted(asking(), topology="monolith"), after)
     assert not again["changes"] and actions(again) == dict.fromkeys("ab", ("keep", "green"))
@@ -369,7 +404,7 @@ def test_a_return_to_split_starts_the_inference_container_that_was_kept(slot: st
     assert actions(plan)["c"] == ("replace", slot)
     api = plan["hosts"]["a"]["api"]
     assert api["map"][f"egress_{api['slot']}"] == plan["inference"] != ""
-    assert api["place"]["environment"] == {"ML_SERVICE_URL": f"http://{api['slot']}"}
+    assert api["copies"][0]["environment"] == {"ML_SERVICE_URL": f"http://{api['slot']}"}
     assert api["container"]["environment"] == {"PYTHON_ENV": "production"}
 
 
@@ -468,7 +503,7 @@ def test_the_release_of_a_record_is_the_one_that_was_deployed() -> None:
     entry = target["services"]["api"]["a"]
     assert entry["container"]["image"] == CORE and entry["ready"]["path"] == "/ready" and entry["drain"] == 30
     # Where it runs is the fleet's, and always the present one.
-    assert entry["port"] == 9000 and entry["places"]["blue"]["address"] == "172.30.1.10"
+    assert entry["port"] == 9000 and entry["places"]["blue"][0]["address"] == "172.30.1.10"
     assert rollout.release_id(target, {}) == target["id"] == record["id"]
     assert not rollout.plan(target, deployed(wanted()) | {"a": deployed(wanted())["a"]})["changes"]
 
@@ -478,7 +513,7 @@ def test_a_host_that_came_later_gets_what_its_neighbours_had() -> None:
     today = {**descriptions(), "d": {"api": described("api", 4, memory="64g")}}
     target = rollout.target_of(record, today)
     assert target["services"]["api"]["d"]["container"] == record["services"]["api"]["a"]["container"]
-    assert target["services"]["api"]["d"]["places"]["blue"]["address"] == "172.30.4.10"
+    assert target["services"]["api"]["d"]["places"]["blue"][0]["address"] == "172.30.4.10"
     assert rollout.release_id(target, {}) == record["id"]
 
 

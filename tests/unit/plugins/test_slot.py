@@ -82,12 +82,12 @@ class Host:
         }
         directory = str(self.config / "slots" / f"{service}-{plan['slot']}")
         place = {"service": service, "slot": plan["slot"], "fleet": "test", "network": "truthgraph"}
-        return {**plan, "place": {**place, "address": "127.0.0.1", "secrets": directory}}
+        return {"copies": [{**place, "address": "127.0.0.1", "secrets": directory}], **plan}
 
     def create(self, slot: str, identity: str, status: str = "running", service: str = "api", **more: t.Any) -> None:
         """Have a container in a slot, as an earlier run created it."""
         plan, name = self.plan(service, slot=slot, **more), f"truthgraph-{service}-{slot}"
-        command = slots.create_command(plan["container"], plan["place"], identity)
+        command = slots.create_command(plan["container"], plan["copies"][0], identity)
         subprocess.run([self.engine.bin / "docker", *command], check=True)
         if status != "created":
             subprocess.run([self.engine.bin / "docker", "start", name], check=True)
@@ -128,7 +128,7 @@ class Host:
         """Return what the engine was asked to do, without questions."""
         log = self.engine.home / "commands"
         lines = log.read_text().splitlines() if log.exists() else []
-        return [line for line in lines if not line.startswith("container ")]
+        return [line for line in lines if not line.startswith(("container ", "ps ", "info "))]
 
 
 @pytest.fixture
@@ -513,6 +513,111 @@ def test_an_undone_release_retires_nothing(host: Host, routed: dict[str, str]) -
     assert not host.run("undone", services={"inference": retired})["changed"]
     assert host.engine.containers == {"truthgraph-inference-blue": "running"}
     assert host.traffic == routed
+
+
+# Cards: a copy for each, and one slot that makes room for the other.
+
+
+BLUE_ML, GREEN_ML = "truthgraph-inference-blue", "truthgraph-inference-green"
+OLD_KEY = "inference_old"
+
+
+def cards(host: Host, count: int, slot: str = "green", **more: t.Any) -> dict[str, t.Any]:
+    """Return the plan of an inference service with a copy for each of some cards."""
+    plan = host.plan("inference", slot=slot, identity=KEY, map={KEY: slot}, **more)
+    [place] = plan["copies"]
+    numbers = range(count)
+    copies = [
+        {**place, **({"copy": number} if number else {}), "card": str(number), "card_access": "auto"} for number in numbers
+    ]
+    return {**plan, "copies": copies}
+
+
+def serve_inference(host: Host, **entries: str) -> None:
+    host.create("blue", OLD_KEY, service="inference")
+    host.publish(inference="blue", **{OLD_KEY: "blue"}, **entries)
+
+
+def test_each_card_gets_a_copy(host: Host) -> None:
+    (host.engine.home / "info").write_text('["/etc/cdi", "/var/run/cdi"]')
+    host.haproxy.server("inference_green", "inference_green_1")
+    host.create("green", OLD_KEY, "exited", "inference")
+    # One of an earlier deploy, with more cards.
+    (host.engine.home / f"{GREEN_ML}.json").replace(host.engine.home / f"{GREEN_ML}-2.json")
+    plan = {"inference": cards(host, 2)}
+    host.run("prepared", services=plan)
+    assert host.engine.containers == {GREEN_ML: "running", f"{GREEN_ML}-1": "running"}
+    created = [line for line in host.commands if line.startswith("create ")]
+    assert ["--device nvidia.com/gpu=0 " in created[0], "--device nvidia.com/gpu=1 " in created[1]] == [True, True]
+    assert "truthgraph.copy=1" in created[1] and "truthgraph.copy" not in created[0]
+    host.run("committed", services=plan)
+    assert f"update --restart unless-stopped --cpu-shares 4096 {GREEN_ML} {GREEN_ML}-1" in host.commands
+    host.run("undone", services=plan)
+    assert host.engine.containers == {}
+
+
+def test_a_switch_waits_for_every_copy(host: Host) -> None:
+    host.haproxy.server("inference_green", "inference_green_1", status="DOWN")
+    plan = {"inference": cards(host, 2)}
+    host.run("prepared", services=plan)
+    assert "does not find inference_green up" in host.run("committed", services=plan)["msg"]
+
+
+def test_an_engine_without_cdi_uses_the_runtime(host: Host) -> None:
+    host.run("prepared", services={"inference": cards(host, 1)})
+    [created] = [line for line in host.commands if line.startswith("create ")]
+    assert "--runtime nvidia --env NVIDIA_VISIBLE_DEVICES=0" in created and "nvidia.com" not in created
+
+
+def test_the_earlier_slot_leaves_the_pool_and_ends_before_the_new_one_starts(host: Host) -> None:
+    serve_inference(host)
+    plan = {"inference": cards(host, 1)}
+    host.run("prepared", services=plan, makes_room="pool")
+    verbs = [line.split()[0] for line in host.commands]
+    assert verbs.index("stop") < verbs.index("create") and host.engine.containers[BLUE_ML] == "exited"
+    assert host.traffic == {KEY: "green"}
+    host.run("committed", services=plan)
+    host.run("settled", services=plan)
+    assert host.traffic == {"inference": "green", KEY: "green"} and not (host.root / "displaced.json").exists()
+
+
+def test_requests_wait_where_nobody_else_serves(host: Host) -> None:
+    serve_inference(host)
+    plan = {"inference": cards(host, 1)}
+    published = []
+    host.haproxy.committed = lambda: published.append(traffic.read_map(str(host.map)))
+    host.run("prepared", services=plan, makes_room="alone")
+    assert published[0] == {"inference": "blue", OLD_KEY: "blue", "waiting": "yes"}
+    # Then the new slot answers for both releases.
+    assert host.traffic == {"inference": "green", OLD_KEY: "green", KEY: "green"}
+    host.run("committed", services=plan)
+    host.run("settled", services=plan)
+    assert host.traffic == {"inference": "green", KEY: "green"} and not (host.root / "displaced.json").exists()
+
+
+@pytest.mark.parametrize("how", ["pool", "alone"])
+@pytest.mark.parametrize("named", ["by its plan", "by its name"])
+def test_what_made_room_is_brought_back(host: Host, how: str, named: str) -> None:
+    serve_inference(host)
+    before = host.traffic
+    plan = {"inference": cards(host, 1)}
+    host.run("prepared", services=plan, makes_room=how)
+    result = host.run("undone", services=plan if named == "by its plan" else {"inference": {}})
+    assert f"{BLUE_ML} started again" in result["actions"] and host.traffic == before
+    assert host.engine.containers == {BLUE_ML: "running"} and not (host.root / "displaced.json").exists()
+    assert f"update --restart unless-stopped --cpu-shares 4096 {BLUE_ML}" in host.commands
+    assert not host.run("undone", services={"inference": {}})["changed"]
+
+
+def test_what_made_room_for_a_slot_that_fails_is_brought_back(host: Host) -> None:
+    serve_inference(host)
+    before = host.traffic
+    host.service.codes["/ready"] = 503
+    plan = {"inference": cards(host, 1)}
+    assert "was not ready" in host.run("prepared", services=plan, makes_room="alone")["msg"]
+    assert host.traffic["waiting"] == "yes"
+    host.run("undone", services=plan)
+    assert host.traffic == before and host.engine.containers == {BLUE_ML: "running"}
 
 
 # Undo.

@@ -51,6 +51,31 @@ def test_the_options_of_a_container() -> None:
     assert pairs(options, "--label") == labels
 
 
+@pytest.mark.parametrize(
+    ("access", "options"),
+    [
+        ("cdi", "--device nvidia.com/gpu=GPU-1"),
+        ("runtime", "--runtime nvidia --env NVIDIA_VISIBLE_DEVICES=GPU-1 --env NVIDIA_DRIVER_CAPABILITIES=compute,utility"),
+    ],
+)
+def test_a_card_is_given_to_a_container(access: str, options: str) -> None:
+    place = {**PLACE, "card": "GPU-1", "copy": 2}
+    assert options in " ".join(slots.run_options(CONTAINER, {**place, "card_access": access}))
+    # Where the host decides, its decision is no part of the digest: a change of it replaces nothing.
+    auto = {**place, "card_access": "auto"}
+    command = slots.create_command(CONTAINER, auto, "r1", access)
+    assert options in " ".join(command) and command[2] == "truthgraph-api-green-2"
+    assert f"truthgraph.run={slots.run_digest(CONTAINER, auto)}" in command
+    assert "nvidia" not in " ".join(slots.run_options(CONTAINER, PLACE))
+
+
+def test_the_name_of_a_copy() -> None:
+    for copy in (0, 1, 12):
+        assert slots.copy_of(slots.container_name("api", "blue", copy), "api", "blue") == copy
+    others = ["truthgraph-api-green", "truthgraph-api-blue-", "truthgraph-api-blue-0", "truthgraph-api-blue-x"]
+    assert [slots.copy_of(name, "api", "blue") for name in others] == [None] * 4
+
+
 def test_what_is_not_said_is_left_out_or_safe() -> None:
     place = {name: PLACE[name] for name in ("service", "slot", "fleet", "network", "address")}
     options = slots.run_options({"image": "i"}, place)
@@ -133,8 +158,27 @@ def test_a_container_is_described(policy: str, standby: bool) -> None:
         **{"id": "0f3a", "name": "truthgraph-api-green", "image": "registry/core@sha256:abc"},
         **{"revision": "0123", "version": "", "standby": standby},
         **{"state": "running", "health": "healthy", "started_at": "2026-01-01T00:00:00Z"},
+        **{"simulated": False, "problem": ""},
         **{name: name for name in slots.LABELS},
     }
+
+
+def test_what_a_container_says_of_its_health_is_answered() -> None:
+    checks = [{"ExitCode": 1, "Output": "HTTP/1.1 503: the card is lost\n"}, {"ExitCode": 0, "Output": "ignored"}]
+    info = {
+        "Name": "/x",
+        "Config": {"Labels": None, "Image": "i", "Env": ["A=1", "TRUTHGRAPH_DEVICE=simulated"]},
+        "State": {"Status": "running", "Health": {"Status": "unhealthy", "Log": checks}},
+        "HostConfig": {"RestartPolicy": {"Name": "no"}},
+    }
+    found = slots.describe(info)
+    assert found["problem"] == "HTTP/1.1 503: the card is lost" and found["simulated"]
+    # One that failed and is well again has no problem.
+    info["State"]["Health"]["Status"] = "healthy"
+    assert slots.describe(info)["problem"] == ""
+    # Nor has one that was stopped while it was not.
+    info["State"] |= {"Status": "exited", "Health": {"Status": "unhealthy", "Log": checks}}
+    assert slots.describe(info)["problem"] == ""
 
 
 def test_a_container_that_is_not_ours_is_described_too() -> None:
