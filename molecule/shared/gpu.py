@@ -58,7 +58,7 @@ class GpuHost(Host):
         state = json.loads(before)
         first = state["cards"][0]
         state["cards"] = [
-            {**first, "uuid": f"{first['uuid'][:-1]}{index}" if index else first["uuid"], **fields} for index in range(number)
+            {**first, "uuid": f"{first['uuid'][:-1]}{index + 1}", **fields} for index in range(number)
         ]
         self.set_cards_file(json.dumps({**state, **(driver or {})}))
         try:
