@@ -8,7 +8,11 @@ import contextlib
 import json
 import typing as t
 
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import Host
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import CHECKOUT
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import Host, play
+
+# The inventory of a second inference host, to be given beside the lab's.
+TWO_HOSTS = ("-i", str(CHECKOUT / "molecule" / "nvidia" / "two_hosts.yml"))
 
 CARDS_FILE = "/etc/nvidia-simulated/state.json"
 DAEMON_JSON = "/etc/docker/daemon.json"
@@ -116,3 +120,16 @@ class GpuHost(Host):
             "print(json.dumps({**json.loads(answer.read()), 'code': answer.status}))"
         )
         return json.loads(self.run("docker", "exec", container, "python3", "-c", text))
+
+
+@contextlib.contextmanager
+def second_host() -> t.Iterator[GpuHost]:
+    """Let the lab have a second inference host, with a card like that of the first."""
+    hosts = {"lab_hosts": {"gpu2": {"address": "10.203.77.32", "published_ports": []}}}
+    run = play("lab", hosts, *TWO_HOSTS)
+    try:
+        assert run.code == 0, str(run)
+        yield GpuHost("gpu2")
+    finally:
+        run = play("remove_host", {**hosts, "host": "gpu2"})
+        assert run.code == 0, str(run)

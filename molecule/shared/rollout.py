@@ -38,7 +38,7 @@ RATE = int(os.environ.get("TRUTHGRAPH_TEST_RATE", "100"))
 MOST_GAP = 1.0
 LAST_WORDS = "this release was broken on purpose"
 # The playbooks of the product; others are the tests' own.
-PRODUCT = ("deploy", "rollback", "status", "verify")
+PRODUCT = ("deploy", "lab", "rollback", "status", "verify")
 # Unless a test says otherwise, so that it takes no longer than it must.
 DEFAULTS = {"release_bake": 2}
 

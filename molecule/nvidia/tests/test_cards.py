@@ -11,6 +11,7 @@ import urllib.parse
 
 import pytest
 
+from ansible_collections.truthgraph.platform.molecule.shared.gpu import TWO_HOSTS, second_host
 from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, clients, play
 
 # Another release of the inference service, and an API that waits for it for longer than its model takes to load.
@@ -207,6 +208,23 @@ def test_a_release_that_fails_without_room_gives_the_card_back(gpu1, fleet):
         assert run.code != 0, str(run)
         after = fleet.check_serves(old)["gpu1"]
         assert after.live["id"] == before.live["id"] and after.map == before.map
+
+
+def test_hosts_without_room_change_one_after_the_other_and_no_request_waits(gpu1, fleet, under_load):
+    with second_host() as gpu2, gpu1.cards(memory_total=2500), gpu2.cards(memory_total=2500):
+        good(play("deploy", fleet.tree("reference"), *TWO_HOSTS))
+        old = fleet.release
+        before = [host.containers() for host in (gpu1, gpu2)]
+        with under_load():
+            run = good(play("deploy", {**fleet.tree("reference"), **other(3)}, *TWO_HOSTS))
+        assert "The hosts change one after the other" in run.said and fleet.release != old, run.said
+        after = [host.containers() for host in (gpu1, gpu2)]
+        assert [len(names) for names in (*before, *after)] == [1, 1, 1, 1] and after != before
+        with under_load():
+            good(play("rollback", {}, *TWO_HOSTS))
+        assert [host.containers() for host in (gpu1, gpu2)] == before and fleet.release == old
+    # The second host is gone for good, and its place in the inventory.
+    good(deploy(fleet))
 
 
 def test_a_lost_card_is_taken_out_of_the_pool_and_reported(gpu1, fleet):

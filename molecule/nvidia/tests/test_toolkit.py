@@ -103,6 +103,8 @@ def test_the_engines_configuration_is_merged(gpu1, text, kept):
     # Without live-restore a restart stops what runs, which has to be asked for.
     present(mode="cdi", allow_restart="live-restore" not in (text or ""))
     settings = json.loads(gpu1.daemon_json)
+    # For people: pytest -rP shows what became of each.
+    print(f"before: {text}\nafter:  {json.dumps(settings)}")
     assert settings["features"]["cdi"] is True and kept.items() <= settings.items(), settings
     if text and "buildkit" in text:
         assert settings["features"]["buildkit"] is True

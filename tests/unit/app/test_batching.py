@@ -74,14 +74,27 @@ def test_concurrent_requests_are_encoded_together(run, model):
     assert len(model.batches) == 1
 
 
-def test_a_lone_request_waits_no_longer_than_the_window(run, model):
+def test_a_lone_request_waits_for_nobody(run, model):
     async def scenario(batcher):
-        loop = asyncio.get_running_loop()
-        begin = loop.time()
         await batcher.submit(["a"])
-        return loop.time() - begin
+        await batcher.submit(["b"])
 
-    assert run(scenario, window=0.01) < 0.5
+    # The scenario's limit is shorter than the window.
+    run(scenario, window=60)
+    assert model.batches == [["a"], ["b"]]
+
+
+def test_after_a_shared_batch_a_request_waits_for_others_as_long_as_the_window(run, model):
+    async def scenario(batcher):
+        await asyncio.gather(batcher.submit(["a"]), batcher.submit(["b"]))
+        first = asyncio.create_task(batcher.submit(["c"]))
+        await asyncio.sleep(0.02)
+        await asyncio.gather(first, batcher.submit(["d"]))
+        # Nobody else comes.
+        await batcher.submit(["e"])
+
+    run(scenario, window=0.2)
+    assert model.batches == [["a", "b"], ["c", "d"], ["e"]]
 
 
 def test_a_full_batch_does_not_wait_for_the_window(run, model):

@@ -86,6 +86,31 @@ def test_a_torch_that_cannot_use_the_card_is_named(load):
 def test_without_batching_the_model_is_called_once_for_each_text(load):
     embedder = load(MAX_BATCH="1")
     sizes = []
-    embedder._model[0].register_forward_hook(lambda _module, _in, out: sizes.append(len(out["token_embeddings"])))
+    embedder._model[0].auto_model.register_forward_hook(lambda *_call: sizes.append(1))
     embedder.encode(TEXTS)
     assert sizes == [1, 1, 1]
+
+
+def test_on_the_cpu_no_padding_is_computed_and_the_vectors_are_the_librarys(load):
+    from sentence_transformers import SentenceTransformer
+
+    embedder = load()
+    shapes = []
+    embedder._model[0].auto_model.register_forward_hook(lambda _module, _in, out: shapes.append(out[0].shape))
+    # The last is longer than the model reads.
+    texts = [*TEXTS, "", "word " * 600]
+    vectors = embedder.encode(texts)
+    plain = SentenceTransformer(embedder._model[0].auto_model.name_or_path, device="cpu", local_files_only=True)
+    assert numpy.allclose(vectors, plain.encode(texts), atol=1e-5)
+    tokens = int(plain.preprocess(texts)["attention_mask"].sum())
+    assert shapes == [(1, tokens, 384)]
+
+
+def test_a_model_that_cannot_be_packed_is_computed_as_the_library_does(load, monkeypatch):
+    from truthgraph.ml import packed
+
+    exact = load().encode(TEXTS)
+    monkeypatch.setattr(packed, "KNOWN", ())
+    embedder = load()
+    assert embedder._packed is None
+    assert numpy.allclose(embedder.encode(TEXTS), exact, atol=1e-5)

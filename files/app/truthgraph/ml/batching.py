@@ -37,6 +37,7 @@ class Job:
 class MicroBatcher:
     """Collects requests for a few milliseconds and encodes them in one thread, one batch after the other.
 
+    A request that comes alone, after one that had come alone, is encoded at once: nobody is there to share its batch.
     A batch holds at most max_batch texts. A larger request goes in pieces, and each piece queues behind what arrived
     before it, so that small requests need not wait for all of a large one. What was cancelled meanwhile is left out.
     """
@@ -49,6 +50,8 @@ class MicroBatcher:
         self._max_pending = max_pending
         self._turn_seconds = turn_seconds
         self._pending = 0
+        # Whether the last batch was of several requests.
+        self._shared = False
         self._waiting: deque[Job] = deque()
         self._arrival = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode")
@@ -118,7 +121,7 @@ class MicroBatcher:
     async def _collect(self) -> None:
         """Wait until the oldest request has waited for the window, or a batch is full."""
         loop = asyncio.get_running_loop()
-        if not self._waiting:
+        if not self._waiting or (len(self._waiting) == 1 and not self._shared):
             return
         end = self._waiting[0].arrived + self._window
         while not self._closed and self.waiting < self._max_batch and (left := end - loop.time()) > 0:
@@ -136,6 +139,7 @@ class MicroBatcher:
         while self._waiting and size + len(self._waiting[0].texts) <= self._max_batch:
             batch.append(self._waiting.popleft())
             size += len(batch[-1].texts)
+        self._shared = len(batch) > 1
         return batch
 
     async def _process(self, batch: list[Job]) -> None:

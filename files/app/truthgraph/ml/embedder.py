@@ -14,6 +14,7 @@ from truthgraph.ml.settings import DIMENSION, LEAST_AGREEMENT, MODEL_PACKAGE, Se
 
 if TYPE_CHECKING:
     import numpy
+    import torch
 
 log = logging.getLogger("truthgraph.ml.embedder")
 
@@ -81,6 +82,8 @@ class Embedder:
         import torch
         from sentence_transformers import SentenceTransformer
 
+        from truthgraph.ml.packed import Packed, can_pack
+
         if settings.torch_threads:
             torch.set_num_threads(settings.torch_threads)
         self.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -95,6 +98,7 @@ class Embedder:
         self._model = SentenceTransformer(
             str(directory), device="cuda" if self.device == "cuda" else "cpu", local_files_only=True
         )
+        self._packed = Packed(self._model) if self.device != "cuda" and can_pack(self._model) else None
         # The first encoding is slow, so no request should be it. It also shows the model's true dimension.
         dimension = self.encode(["warm up"]).shape[1]
         if dimension != DIMENSION:
@@ -143,6 +147,22 @@ class Embedder:
         """Answer one unit vector for each text, in float32 whatever the model computes in."""
         import torch
 
+        vectors = torch.nn.functional.normalize(self._compute(texts).float(), dim=1)
+        # Half precision ends at 65504, and JSON has no word for what is beyond.
+        if not vectors.isfinite().all():
+            raise ValueError("the model answered something else than numbers")
+        return vectors.numpy()
+
+    def _compute(self, texts: list[str]) -> "torch.Tensor":
+        """Answer what the model makes of each text, in calls of at most max_batch texts."""
+        import torch
+
+        if self._packed:
+            parts = [
+                self._packed.encode(texts[start : start + self._max_batch])
+                for start in range(0, len(texts), self._max_batch)
+            ]
+            return torch.cat(parts)
         calls = list(of_like_length(texts, self._max_batch, CUDA_CALL if self.device == "cuda" else CPU_CALL))
         parts = [
             self._model.encode(
@@ -150,13 +170,10 @@ class Embedder:
             )
             for call in calls
         ]
-        vectors = torch.empty((len(texts), parts[0].shape[1]))
+        vectors = torch.empty((len(texts), parts[0].shape[1]), dtype=parts[0].dtype)
         for call, part in zip(calls, parts, strict=True):
-            vectors[call] = torch.nn.functional.normalize(part.float(), dim=1).cpu()
-        # Half precision ends at 65504, and JSON has no word for what is beyond.
-        if not vectors.isfinite().all():
-            raise ValueError("the model answered something else than numbers")
-        return vectors.numpy()
+            vectors[call] = part.cpu()
+        return vectors
 
 
 def load(settings: Settings, nodes_at: Path = NODES_AT) -> Embedder | OnnxEmbedder:
