@@ -23,12 +23,15 @@ def present(**variables):
 
 @pytest.fixture(autouse=True)
 def as_deployed(gpu1):
-    # Whatever a test does to the engine's configuration, the next one finds it as the deploy has left it.
-    before = gpu1.daemon_json
+    # Whatever a test does to the engine's configuration, the next one finds it as the deploy has left it. The role has to
+    # put its part there itself, or it would not know it for its own.
+    before, names = json.loads(gpu1.daemon_json), gpu1.containers()
     yield
-    gpu1.write("/etc/docker/daemon.json", before)
-    run = setup()
-    assert run.code == 0, str(run)
+    gpu1.write("/etc/docker/daemon.json", json.dumps({name: value for name, value in before.items() if name != "features"}))
+    run = setup(allow_restart=True)
+    assert run.code == 0 and json.loads(gpu1.daemon_json) == before, str(run)
+    # An engine that starts without live-restore ends what an earlier one has left running, for good.
+    gpu1.run("docker", "start", *names)
 
 
 def test_as_deployed(gpu1):
@@ -111,16 +114,25 @@ def test_the_engines_configuration_is_merged(gpu1, text, kept):
     assert "default-runtime" not in settings
 
 
-def test_a_restart_that_would_stop_containers_is_refused(gpu1, fleet):
+def test_a_restart_that_would_stop_containers_is_refused(gpu1):
+    image = gpu1.run("docker", "inspect", "--format", "{{.Image}}", *gpu1.containers()).strip()
     # An engine that knows no CDI devices, and stops its containers with itself.
     gpu1.write("/etc/docker/daemon.json", "{}")
     gpu1.run("systemctl", "restart", "docker.service")
-    running = fleet.hosts["gpu1"].look("any(one['state'] == 'running' for one in s.containers.values())", 60).running
-    for _ in range(2):
-        run = setup(mode="cdi")
-        assert run.code != 0 and "nvidia_container_toolkit_allow_restart" in run.last_words, str(run)
-        assert fleet.hosts["gpu1"].look().running == running
-    present(mode="cdi", allow_restart=True)
+    gpu1.run("docker", "run", "--detach", "--name=bystander", "--restart=always", "--entrypoint=sleep", image, "600")
+    started = "{{.State.Running}} {{.State.StartedAt}}"
+    try:
+        before = gpu1.run("docker", "inspect", "--format", started, "bystander")
+        # The second time the configuration is written already, and still not taken up.
+        for _ in range(2):
+            run = setup(mode="cdi")
+            assert run.code != 0 and "nvidia_container_toolkit_allow_restart" in run.last_words, str(run)
+            assert gpu1.run("docker", "inspect", "--format", started, "bystander") == before
+        present(mode="cdi", allow_restart=True)
+        after = gpu1.run("docker", "inspect", "--format", started, "bystander")
+        assert after.startswith("true") and after != before
+    finally:
+        gpu1.run("docker", "rm", "--force", "bystander")
 
 
 @pytest.mark.parametrize("text", ['{"live-restore": true,}', '{ // a comment\n}', "[]"], ids=["comma", "comment", "list"])

@@ -78,6 +78,8 @@ class Embedder:
         os.environ["HF_HUB_OFFLINE"] = "1"
         # One thread encodes. The tokenizer's own threads would only compete with torch's.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        # Threads that have nothing to compute leave their core to the requests, instead of spinning until there is more.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Imported here, since it takes seconds and the service answers its health meanwhile.
         import torch
         from sentence_transformers import SentenceTransformer
