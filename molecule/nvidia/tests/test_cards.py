@@ -250,8 +250,8 @@ def test_a_lost_card_is_taken_out_of_the_pool_and_reported(gpu1, fleet):
 
 def test_without_a_card_on_the_cpu(gpu1, fleet, under_load):
     with gpu1.cards(0):
-        run = deploy(fleet)
-        assert run.code != 0 and "gpu1 finds no card" in run.last_words and "inference_device: cpu" in run.last_words
+        run = deploy(fleet, **other(4))
+        assert run.code != 0 and "gpu1 has no NVIDIA card" in run.last_words and "inference_device: cpu" in run.last_words
         with under_load():
             good(deploy(fleet, inference_device="cpu"))
         [container] = gpu1.containers()
