@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import subprocess
 import typing as t
 
 from ansible_collections.truthgraph.platform.plugins.module_utils import traffic
@@ -23,9 +24,15 @@ WATCHED = (
     "/etc/systemd/system/haproxy.service.d/truthgraph.conf",
     "/etc/systemd/system/truthgraph-*",
     "/usr/local/lib/truthgraph/*",
+    "/usr/local/sbin/truthgraph-*",
+    "{config}/backup*",
+    "{config}/firewall.nft",
     "{config}/postgres/**",
     "{config}/registry/**",
 )
+# What the kernel said of the firewall's rules when they were loaded, and how it is asked.
+RULES_LOADED = "/run/truthgraph-firewall"
+RULES = ("/usr/sbin/nft", "--stateless", "list", "table", "inet", "truthgraph")
 # Images of this many source trees are remembered.
 REMEMBERED = 20
 
@@ -52,7 +59,20 @@ def drift(seal: dict[str, t.Any], config: str, containers: dict[str, str]) -> li
     before = seal.get("files", {})
     changed = [path for path in sorted({*now, *before}) if now.get(path) != before.get(path)]
     gone = [name for name, number in sorted(seal.get("containers", {}).items()) if containers.get(name) != number]
-    return changed + gone
+    return changed + gone + rules_drift(config)
+
+
+def rules_drift(config: str, loaded: str = RULES_LOADED, command: t.Sequence[str] = RULES) -> list[str]:
+    """Return what is wrong with the firewall's rules in the kernel: somebody may have flushed or changed them."""
+    if not os.path.exists(os.path.join(config, "firewall.nft")):
+        return []
+    try:
+        with open(loaded, encoding="utf-8") as file:
+            before = file.read()
+        now = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ["the firewall's rules"]
+    return [] if now == before else ["the firewall's rules"]
 
 
 def write(root: str, config: str, fingerprint: str, containers: dict[str, str], images: dict[str, t.Any]) -> None:

@@ -62,6 +62,22 @@ def test_a_container_that_is_gone_or_another_is_named(host: Path, containers: di
     assert drift(host, containers) == ["truthgraph-postgres"]
 
 
+@pytest.mark.parametrize("kernel", ["as loaded", "changed", "flushed", "without nft"])
+def test_rules_that_the_kernel_has_lost_are_named(tmp_path: Path, kernel: str) -> None:
+    loaded = tmp_path / "loaded"
+    loaded.write_text("table inet truthgraph {}\n")
+    command = {
+        "as loaded": ["echo", "table inet truthgraph {}"],
+        "changed": ["echo", "table inet truthgraph { chain doors {} }"],
+        "flushed": ["false"],
+        "without nft": [str(tmp_path / "nft")],
+    }[kernel]
+    # A host without the role's file is not meant.
+    assert seal.rules_drift(str(tmp_path), str(loaded), command) == []
+    (tmp_path / "firewall.nft").touch()
+    assert bool(seal.rules_drift(str(tmp_path), str(loaded), command)) == (kernel != "as loaded")
+
+
 def test_images_are_remembered_up_to_a_number(host: Path) -> None:
     root, config = str(host / "root"), str(host / "config")
     for number in range(seal.REMEMBERED):
