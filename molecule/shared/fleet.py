@@ -111,6 +111,12 @@ def serving(host: testinfra.host.Host, service: str) -> str:
     return f"truthgraph-{service}-{slot}" if slot else f"truthgraph-{service}"
 
 
+def query(host: testinfra.host.Host, sql: str, database: str = "truthgraph") -> str:
+    """Return what Postgres on a host answers to its superuser."""
+    command = "docker exec truthgraph-postgres psql -h 127.0.0.1 -U postgres -d %s -At -c %s"
+    return host.check_output(command, database, sql)
+
+
 def inspect(host: testinfra.host.Host, name: str) -> dict[str, t.Any]:
     """Return what the engine of a host says about a container."""
     return json.loads(host.check_output("docker container inspect %s", name))[0]

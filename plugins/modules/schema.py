@@ -26,6 +26,10 @@ options:
     description: Environment variables of the container. None of them may be a secret.
     type: dict
     default: {}
+  upgrade:
+    description: Whether the migrations that are missing are run. Without it the database is only looked at.
+    type: bool
+    default: true
   secrets:
     description: Secrets by the names of their environment variables.
     type: dict
@@ -66,6 +70,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+pending:
+  description: Whether migrations are still to be run.
+  returned: success, not in check mode
+  type: bool
 before:
   description: Revisions that the database had.
   returned: success, not in check mode
@@ -106,7 +114,7 @@ NAME = "truthgraph-schema"
 MARK = "truthgraph-schema: "
 LOG_LINES = 30
 PROGRAM = """
-import json
+import json, sys
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
@@ -128,10 +136,12 @@ revisions = list(script.walk_revisions())
 known = sorted(revision.revision for revision in revisions)
 contracts = sorted(revision.revision for revision in revisions if getattr(revision.module, "contract", False))
 before = after = present()
-if set(before) <= set(known) and set(before) != set(script.get_heads()):
+pending = set(before) <= set(known) and set(before) != set(script.get_heads())
+if pending and sys.argv[1] == "upgrade":
     command.upgrade(config, "heads")
-    after = present()
-print("%s" + json.dumps({"before": before, "after": after, "known": known, "contracts": contracts}))
+    after, pending = present(), False
+answer = {"pending": pending, "before": before, "after": after, "known": known, "contracts": contracts}
+print("%s" + json.dumps(answer))
 """ % MARK
 
 
@@ -142,7 +152,7 @@ def run(module: AnsibleModule, directory: str) -> subprocess.CompletedProcess[st
         "image": params["image"],
         "environment": {**params["environment"], "PGOPTIONS": f"-c lock_timeout={params['lock_timeout']}"},
         "tmpfs": ["/tmp:size=64m,mode=1777"],
-        "command": ["python3", "-c", PROGRAM],
+        "command": ["python3", "-c", PROGRAM, "upgrade" if params["upgrade"] else "look"],
     }
     place = {
         **{"service": "schema", "slot": "once", "fleet": "", "network": params["network"], "address": ""},
@@ -167,6 +177,7 @@ def main() -> None:
             "image": {"type": "str", "required": True},
             "network": {"type": "str", "required": True},
             "environment": {"type": "dict", "default": {}},
+            "upgrade": {"type": "bool", "default": True},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
             "lock_timeout": {"type": "str", "default": "10s"},
             "timeout": {"type": "int", "default": 600},

@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from ansible_collections.truthgraph.platform.molecule.shared.fleet import CHECKOUT, ask, ask_many, inspect, serving
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import ask, ask_many, inspect, query, serving
 
 # The lab publishes the API of these hosts here.
 OUTSIDE = {"cpu1": "http://127.0.0.1:18001", "cpu2": "http://127.0.0.1:18002"}
@@ -21,36 +21,18 @@ SERVICES = {
 }
 REPOSITORIES = {"api": "core", "inference": "ml", "postgres": "base/postgres"}
 TEXTS = ["The Eiffel Tower was completed in Paris in 1889.", "Photosynthesis turns sunlight into sugar."]
-CONNECT = """
-import psycopg, sys
-try:
-    psycopg.connect(host=sys.argv[1], user=sys.argv[2], password=sys.argv[3], dbname="truthgraph", connect_timeout=5)
-    print("connected")
-except psycopg.OperationalError as error:
-    print(error)
-"""
 
 
 def services_of(member):
     return [service for group, service in SERVICES.items() if group in member.variables["groups"]]
 
 
-def query(member, sql, database="truthgraph"):
-    command = "docker exec truthgraph-postgres psql -h 127.0.0.1 -U postgres -d %s -At -c %s"
-    return member.host.check_output(command, database, sql)
-
-
 @pytest.fixture(scope="session")
-def database_member(fleet):
-    return fleet.of_group("truthgraph_postgres")[0]
-
-
-@pytest.fixture(scope="session")
-def stored(control, database_member):
+def stored(fleet, control):
     # Stored through the first API; read through the second. What was stored is taken away again.
     answers = [ask(control, f"{OUTSIDE['cpu1']}/api/v1/evidence", {"text": text, "source": SOURCE}) for text in TEXTS]
     yield answers
-    query(database_member, f"DELETE FROM evidence WHERE source = '{SOURCE}'")
+    query(fleet.of_group("truthgraph_postgres")[0].host, f"DELETE FROM evidence WHERE source = '{SOURCE}'")
 
 
 @pytest.fixture(scope="session")
@@ -296,59 +278,6 @@ def test_invalid_body_is_refused_by_inference(inference, body):
 def test_description_of_the_api_is_not_public(control):
     for path in ("/openapi.json", "/docs", "/redoc"):
         assert ask(control, f"{OUTSIDE['cpu1']}{path}").status == 404
-
-
-# The database.
-
-
-def test_application_role_is_no_superuser(database):
-    flags = "rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls, rolcanlogin"
-    assert query(database, f"SELECT {flags} FROM pg_roles WHERE rolname = 'truthgraph'") == "f|f|f|f|f|t"
-
-
-def test_application_role_owns_its_database(database):
-    sql = "SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding) FROM pg_database WHERE datname = 'truthgraph'"
-    assert query(database, sql) == "truthgraph|UTF8"
-
-
-def test_extension_for_vectors_is_there(database):
-    version = query(database, "SELECT extversion FROM pg_extension WHERE extname = 'vector'")
-    assert tuple(map(int, version.split(".")[:2])) >= (0, 7)
-
-
-def test_schema_is_at_the_trees_head(database):
-    revisions, parents = set(), set()
-    for path in (CHECKOUT / "files/app/alembic/versions").glob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        revisions |= set(re.findall(r'^revision(?:: str)? = "(.+)"$', text, re.MULTILINE))
-        parents |= set(re.findall(r'^down_revision(?:: [^=]+)? = "(.+)"$', text, re.MULTILINE))
-    assert {query(database, "SELECT version_num FROM alembic_version")} == revisions - parents
-
-
-def test_passwords_are_kept_as_scram(database):
-    assert query(database, "SHOW password_encryption") == "scram-sha-256"
-    kept = query(database, "SELECT left(rolpassword, 14) FROM pg_authid WHERE rolcanlogin").split()
-    assert kept == ["SCRAM-SHA-256$"] * 2
-
-
-def test_network_logins_need_scram(database):
-    rules = query(database, "SELECT DISTINCT auth_method FROM pg_hba_file_rules WHERE address = 'all'").split()
-    assert rules == ["scram-sha-256"]
-    assert query(database, "SELECT count(*) FROM pg_hba_file_rules WHERE error IS NOT NULL") == "0"
-
-
-def test_wrong_database_password_is_refused(database_member, api):
-    command = "docker exec %s python3 -c %s %s truthgraph wrong"
-    assert "password authentication failed" in api.host.check_output(command, serving(api.host, "api"), CONNECT, database_member.address)
-
-
-def test_superuser_cannot_log_in_over_the_network(database_member, api, secrets):
-    command = "docker exec %s python3 -c %s %s postgres wrong"
-    assert "no pg_hba.conf entry" in api.host.check_output(command, serving(api.host, "api"), CONNECT, database_member.address)
-
-
-def test_database_has_data_checksums(database):
-    assert query(database, "SHOW data_checksums") == "on"
 
 
 # The registry.
