@@ -38,7 +38,7 @@ RATE = int(os.environ.get("TRUTHGRAPH_TEST_RATE", "100"))
 MOST_GAP = 1.0
 LAST_WORDS = "this release was broken on purpose"
 # The playbooks of the product; others are the tests' own.
-PRODUCT = ("deploy", "lab", "rollback", "status", "verify")
+PRODUCT = ("backup", "deploy", "lab", "restore", "rollback", "status", "verify")
 # Unless a test says otherwise, so that it takes no longer than it must.
 DEFAULTS = {"release_bake": 2}
 
@@ -197,10 +197,10 @@ class Run:
 class Playbook:
     """A playbook that runs now."""
 
-    def __init__(self, name: str, variables: dict[str, t.Any], *options: str) -> None:
+    def __init__(self, name: str, variables: dict[str, t.Any], *options: str, inventory: pathlib.Path = LAB) -> None:
         self.name = name
         path = CHECKOUT / ("playbooks" if name in PRODUCT else "molecule/shared") / f"{name}.yml"
-        command = [tool("ansible-playbook"), "-i", str(LAB), str(path)]
+        command = [tool("ansible-playbook"), "-i", str(inventory), str(path)]
         self._file = tempfile.NamedTemporaryFile(
             mode="r", encoding="utf-8", prefix=f"{name}-", suffix=".jsonl", delete=not os.environ.get("TRUTHGRAPH_KEEP_RUNS")
         )
@@ -287,9 +287,11 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def play(name: str, variables: dict[str, t.Any] | None = None, *options: str, timeout: float = 600) -> Run:
+def play(
+    name: str, variables: dict[str, t.Any] | None = None, *options: str, timeout: float = 600, inventory: pathlib.Path = LAB
+) -> Run:
     """Run a playbook to its end."""
-    with Playbook(name, variables or {}, *options) as running:
+    with Playbook(name, variables or {}, *options, inventory=inventory) as running:
         return running.result(timeout)
 
 
@@ -614,7 +616,7 @@ def starts_too_slowly(tree: pathlib.Path) -> None:
 
 def model_never_loads(tree: pathlib.Path) -> None:
     """Let the inference service fail while it loads its model."""
-    loads = "embedder = await asyncio.to_thread(load, self.settings)"
+    loads = "embedder = await asyncio.to_thread(load, self.settings, self._nodes_at)"
     replace(tree / "truthgraph" / "ml" / "service.py", loads, f'raise OSError("{LAST_WORDS}")')
 
 
