@@ -25,9 +25,9 @@ test: setup ## Lint, unit tests, and Molecule with testinfra on the lab
 	$(MAKE) molecule
 
 .PHONY: test-full
-test-full: test ## The same, and then bad input, simulated NVIDIA cards, rollouts under load, releases that fail, and runs that are killed
+test-full: test ## The same, then bad input, NVIDIA cards, rollouts under load, failures, killed runs, faults, secrets and backups
 	$(MAKE) integration
-	$(MAKE) molecule SCENARIOS='monolith nvidia rollout failures crash'
+	$(MAKE) molecule SCENARIOS='monolith nvidia rollout failures crash faults secrets data'
 
 .PHONY: lab
 lab: setup ## Set up the lab: four hosts on this machine

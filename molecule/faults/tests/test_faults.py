@@ -1,0 +1,131 @@
+# One part fails while evidence is written at every API. Whatever clients see of it, the service recovers by itself, and what
+# was acknowledged is in the database.
+import contextlib
+import subprocess
+import time
+
+import pytest
+from conftest import SEEN
+
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import Host
+from ansible_collections.truthgraph.platform.molecule.shared.writer import Writer, psql
+
+HOSTS = {name: Host(name) for name in ("build1", "cpu1", "cpu2", "gpu1")}
+HELD = 4
+# The processes of a container; as its first one dies, so does it.
+MAIN = "docker inspect --format '{{.State.Pid}}' "
+SERVING = "docker ps --quiet --filter label=truthgraph.service="
+
+
+def shell(host, text):
+    return HOSTS[host].run("sh", "-c", text)
+
+
+def kill_main(host, container, signal="KILL"):
+    shell(host, f"kill -{signal} $({MAIN} {container})")
+
+
+def held(host, stop, go_on):
+    shell(host, stop)
+    try:
+        time.sleep(HELD)
+    finally:
+        shell(host, go_on)
+
+
+def cut(host, port, side):
+    # In a table of its own, so that no rule of the product is touched.
+    rule = f"tcp {side} {port} drop"
+    held(
+        host,
+        "nft -f - <<E\ntable inet cut {\n chain in { type filter hook prerouting priority -300; " + rule + "; }\n"
+        " chain out { type filter hook output priority -300; " + rule + "; }\n}\nE",
+        "nft delete table inet cut",
+    )
+
+
+def frozen(host, service):
+    held(host, f"docker pause $({SERVING}{service})", f"docker unpause $({SERVING}{service})")
+
+
+def busy_connections():
+    # All that the application may have, and some more that are refused.
+    sessions = [
+        subprocess.Popen(["docker", "exec", HOSTS["cpu1"].container, "docker", "exec", "truthgraph-postgres",
+                          "psql", "-XqU", "postgres", "-c", f"SELECT pg_sleep({HELD})"], stdout=subprocess.DEVNULL,
+                         stderr=subprocess.DEVNULL)
+        for _ in range(90)
+    ]
+    for session in sessions:
+        session.wait(60)
+
+
+def locked_table():
+    psql(HOSTS["cpu1"], f"BEGIN; LOCK TABLE evidence; SELECT pg_sleep({HELD}); COMMIT")
+
+
+FAULTS = {
+    "postgres: kill -9 of the first process": lambda: kill_main("cpu1", "truthgraph-postgres"),
+    "postgres: kill -9 of a session": lambda: shell("cpu1", "pkill -9 -o -f 'postgres: truthgraph truthgraph'"),
+    "postgres: all sessions ended": lambda: psql(
+        HOSTS["cpu1"], "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'truthgraph'"
+    ),
+    "postgres: restarted": lambda: shell("cpu1", "docker restart truthgraph-postgres"),
+    "postgres: frozen for a while": lambda: frozen("cpu1", "postgres"),
+    "postgres: no connection is left for a while": busy_connections,
+    "postgres: the table is locked for a while": locked_table,
+    "inference: kill -9": lambda: kill_main("gpu1", f"$({SERVING}inference)"),
+    "inference: frozen for a while": lambda: frozen("gpu1", "inference"),
+    "api on cpu1: kill -9": lambda: kill_main("cpu1", f"$({SERVING}api)"),
+    "api on cpu2: frozen for a while": lambda: frozen("cpu2", "api"),
+    "haproxy on cpu1: kill -9": lambda: shell("cpu1", "pkill -9 haproxy"),
+    "haproxy on gpu1: kill -9": lambda: shell("gpu1", "pkill -9 haproxy"),
+    "dockerd on cpu1: kill -9": lambda: shell("cpu1", "pkill -9 dockerd"),
+    "dockerd on gpu1: kill -9": lambda: shell("gpu1", "pkill -9 dockerd"),
+    "containerd on cpu1: kill -9": lambda: shell("cpu1", "pkill -9 -x containerd"),
+    "dockerd on cpu1: restarted": lambda: shell("cpu1", "systemctl restart docker"),
+    "registry: kill -9": lambda: kill_main("build1", "truthgraph-registry"),
+    "network: api to postgres cut for a while": lambda: cut("cpu1", 5432, "dport"),
+    "network: api to inference cut for a while": lambda: cut("gpu1", 8001, "dport"),
+    "cpu2, an API host: restarted": lambda: HOSTS["cpu2"].restart(),
+    "gpu1, the inference host: restarted": lambda: HOSTS["gpu1"].restart(),
+    "cpu1, with Postgres: restarted": lambda: HOSTS["cpu1"].restart(),
+}
+# What clients must not notice at all.
+UNSEEN = {
+    "dockerd on gpu1: kill -9",
+    "dockerd on cpu1: kill -9",
+    "containerd on cpu1: kill -9",
+    "dockerd on cpu1: restarted",
+    "registry: kill -9",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_service_recovers_by_itself_and_nothing_acknowledged_is_lost(fleet, fault):
+    release = fleet.release
+    with Writer() as writer:
+        time.sleep(1)
+        began = time.monotonic()
+        FAULTS[fault]()
+        outage = writer.recovered(began, 120)
+    database = HOSTS["cpu1"]
+    # The engine may need longer than the service, which needs no engine.
+    shell("cpu1", "timeout 60 sh -c 'until docker exec truthgraph-postgres true; do sleep 0.5; done' 2>/dev/null")
+    with contextlib.ExitStack() as stack:
+        stack.callback(writer.forget, database)
+        lost, longest = writer.lost(database), max(one.ended - one.began for one in writer.sent)
+        SEEN.append((fault, len(writer.sent), len(writer.failed), f"{longest:.2f}", f"{outage:.2f}", len(writer.acknowledged), len(lost)))
+        assert lost == []
+        if fault in UNSEEN:
+            assert writer.failed == []
+    # The same release serves, and every service is healthy again.
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            fleet.check_serves(release)
+            break
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
