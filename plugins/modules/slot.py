@@ -154,6 +154,10 @@ from ansible_collections.truthgraph.platform.plugins.module_utils.ledger import 
 POLL = 0.1
 # While the map has this key, HAProxy lets requests for the inference service wait instead of answering that there is none.
 WAITING = "waiting"
+# Of the map, too: by it a host tells the API's proxies that it leaves the pool, and for how long it serves on meanwhile. They
+# ask every second; a proxy that has not heard it would ask again the very host that answers "not here" the fastest.
+LEAVING = "leaving"
+LEAVE_SECONDS = 2.5
 # Seconds that a slot that made room may take until it serves again, where its own limit is not known.
 BACK_TIMEOUT = 300
 RELEASE_HEADER = "X-TruthGraph-Release"
@@ -327,6 +331,8 @@ class Host:
         if self.parameters["makes_room"] == "alone":
             self.publish({**entries, WAITING: "yes"}, f"requests for {service} wait")
         else:
+            self.publish({**entries, LEAVING: "yes"}, f"{service} leaves the pool")
+            time.sleep(LEAVE_SECONDS)
             self.publish({key: value for key, value in entries.items() if key not in own}, f"{service} is out of the pool")
         self.retire(service, live, plan.get("drain", 30))
 
@@ -348,7 +354,7 @@ class Host:
         self.docker.run("start", *names)
         self.actions += [f"{name} started again" for name in names]
         self.await_up(f"{service}_{note['slot']}", len(names), plan.get("ready", {}).get("timeout", BACK_TIMEOUT))
-        entries = {key: value for key, value in self.map().items() if key != WAITING}
+        entries = {key: value for key, value in self.map().items() if key not in (WAITING, LEAVING)}
         self.publish({**entries, **note["entries"]}, f"{service} is back in {note['slot']}")
         os.unlink(self.displaced_path)
 

@@ -251,7 +251,9 @@ def test_a_lost_card_is_taken_out_of_the_pool_and_reported(gpu1, fleet):
 def test_without_a_card_on_the_cpu(gpu1, fleet, under_load):
     with gpu1.cards(0):
         run = deploy(fleet, **other(4))
-        assert run.code != 0 and "gpu1 has no NVIDIA card" in run.last_words and "inference_device: cpu" in run.last_words
+        # The role of the toolkit says so if the host is prepared anew, and the trial of the image if it is not.
+        assert run.code != 0 and re.search("gpu1 (has no NVIDIA card|finds no card)", run.last_words), str(run)
+        assert "inference_device: cpu" in run.last_words
         with under_load():
             good(deploy(fleet, inference_device="cpu"))
         [container] = gpu1.containers()

@@ -572,7 +572,11 @@ def test_an_engine_without_cdi_uses_the_runtime(host: Host) -> None:
 def test_the_earlier_slot_leaves_the_pool_and_ends_before_the_new_one_starts(host: Host) -> None:
     serve_inference(host)
     plan = {"inference": cards(host, 1)}
+    published = []
+    host.haproxy.committed = lambda: published.append(traffic.read_map(str(host.map)))
     host.run("prepared", services=plan, makes_room="pool")
+    # It serves on until those who ask have heard that it leaves.
+    assert published[:2] == [{"inference": "blue", OLD_KEY: "blue", "leaving": "yes"}, {}]
     verbs = [line.split()[0] for line in host.commands]
     assert verbs.index("stop") < verbs.index("create") and host.engine.containers[BLUE_ML] == "exited"
     assert host.traffic == {KEY: "green"}
