@@ -261,6 +261,7 @@ def test_without_a_card_on_the_cpu(gpu1, fleet, under_load):
 
 
 def test_a_model_of_the_host_is_checked(gpu1, fleet):
+    gpu1.run("rm", "-rf", "/srv/model")
     run = deploy(fleet, inference_model_dir="/srv/model", inference_model_sha256="0" * 64)
     assert run.code != 0 and "/srv/model/model.safetensors on gpu1 does not exist" in run.last_words, str(run)
     [container] = gpu1.containers()
