@@ -25,9 +25,9 @@ test: setup ## Lint, unit tests, and Molecule with testinfra on the lab
 	$(MAKE) molecule
 
 .PHONY: test-full
-test-full: test ## The same, then bad input, NVIDIA cards, rollouts under load, failures, killed runs, faults, secrets and backups
+test-full: test ## The same, then bad input, NVIDIA cards, rollouts, failures, killed runs, faults, doors, secrets, data, dead hosts, adoption
 	$(MAKE) integration
-	$(MAKE) molecule SCENARIOS='monolith nvidia rollout failures crash faults secrets data'
+	$(MAKE) molecule SCENARIOS='monolith nvidia rollout failures crash faults doors secrets data replace adopt'
 
 .PHONY: lab
 lab: setup ## Set up the lab: four hosts on this machine

@@ -33,15 +33,25 @@ VARIABLES = {
     "index": "lookup('truthgraph.platform.package_index')",
 }
 
+# By what an API host says who it is to the inference service, on that host.
+EGRESS = {name: f"/etc/truthgraph/tls/egress/{file}" for name, file in
+          {"certificate": "egress.crt", "key": "egress.key", "ca": "ca.crt"}.items()}
+
 # Asks URLs, several at a time if there are several, and prints what each answered. Runs on hosts that have nothing but Python.
 ASK = """
-import concurrent.futures, json, sys, time, urllib.error, urllib.request
+import concurrent.futures, json, ssl, sys, time, urllib.error, urllib.request
+def secured(tls):
+    context = ssl.create_default_context(cafile=tls["ca"])
+    if tls.get("certificate"):
+        context.load_cert_chain(tls["certificate"], tls["key"])
+    return context
 def ask(request):
+    context = secured(request["tls"]) if request["tls"] else None
     data = None if request["body"] is None else request["body"].encode()
     wanted = urllib.request.Request(request["url"], data, {"Content-Type": "application/json"})
     start = time.monotonic()
     try:
-        with urllib.request.urlopen(wanted, timeout=request["timeout"]) as answer:
+        with urllib.request.urlopen(wanted, timeout=request["timeout"], context=context) as answer:
             status, text = answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         status, text = error.code, error.read().decode()
@@ -84,19 +94,28 @@ class Answer:
         return json.loads(self.text)
 
 
-def ask_many(host: testinfra.host.Host, url: str, bodies: t.Sequence[t.Any], timeout: int = 20) -> list[Answer]:
-    """Send bodies to a URL at the same time, from a host. A body that is text is sent as it is."""
-    requests = [
-        {"url": url, "body": body if body is None or isinstance(body, str) else json.dumps(body), "timeout": timeout}
-        for body in bodies
-    ]
+def ask_many(
+    host: testinfra.host.Host,
+    url: str,
+    bodies: t.Sequence[t.Any],
+    timeout: int = 20,
+    tls: dict[str, str] | None = None,
+) -> list[Answer]:
+    """Send bodies to a URL at the same time, from a host. A body that is text is sent as it is.
+
+    `tls` names the files on that host by which it knows the server, and says who it is.
+    """
+    texts = [body if body is None or isinstance(body, str) else json.dumps(body) for body in bodies]
+    requests = [{"url": url, "body": text, "timeout": timeout, "tls": tls} for text in texts]
     answers = host.check_output("python3 -c %s %s", ASK, json.dumps(requests))
     return [Answer(**answer) for answer in json.loads(answers)]
 
 
-def ask(host: testinfra.host.Host, url: str, body: t.Any = None, timeout: int = 20) -> Answer:
+def ask(
+    host: testinfra.host.Host, url: str, body: t.Any = None, timeout: int = 20, tls: dict[str, str] | None = None
+) -> Answer:
     """Ask a URL from a host; with a body it is a POST."""
-    return ask_many(host, url, [body], timeout)[0]
+    return ask_many(host, url, [body], timeout, tls)[0]
 
 
 def traffic(host: testinfra.host.Host) -> dict[str, str]:

@@ -38,7 +38,7 @@ RATE = int(os.environ.get("TRUTHGRAPH_TEST_RATE", "100"))
 MOST_GAP = 1.0
 LAST_WORDS = "this release was broken on purpose"
 # The playbooks of the product; others are the tests' own.
-PRODUCT = ("backup", "deploy", "lab", "restore", "rollback", "status", "verify")
+PRODUCT = {path.stem for path in (CHECKOUT / "playbooks").glob("*.yml")}
 # Unless a test says otherwise, so that it takes no longer than it must.
 DEFAULTS = {"release_bake": 2}
 
@@ -197,7 +197,14 @@ class Run:
 class Playbook:
     """A playbook that runs now."""
 
-    def __init__(self, name: str, variables: dict[str, t.Any], *options: str, inventory: pathlib.Path = LAB) -> None:
+    def __init__(
+        self,
+        name: str,
+        variables: dict[str, t.Any],
+        *options: str,
+        inventory: pathlib.Path = LAB,
+        callback: str = "ansible.posix.jsonl",
+    ) -> None:
         self.name = name
         path = CHECKOUT / ("playbooks" if name in PRODUCT else "molecule/shared") / f"{name}.yml"
         command = [tool("ansible-playbook"), "-i", str(inventory), str(path)]
@@ -209,7 +216,7 @@ class Playbook:
             self.process = subprocess.Popen(
                 [*command, "-e", json.dumps({**DEFAULTS, **variables}), *options],
                 cwd=CHECKOUT,
-                env=toolchain_environment(ANSIBLE_STDOUT_CALLBACK="ansible.posix.jsonl"),
+                env=toolchain_environment(ANSIBLE_STDOUT_CALLBACK=callback),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -244,10 +251,10 @@ class Playbook:
             watching.kill()
             watching.communicate()
 
-    def until_task(self, name: str, timeout: float = 300) -> None:
-        """Wait until the task begins, and stop the playbook there for the moment; `go_on` lets it continue."""
+    def until_task(self, name: str, timeout: float = 300, role: str = "release") -> None:
+        """Wait until the task of a role begins, and stop the playbook there for the moment; `go_on` lets it continue."""
         deadline = time.monotonic() + timeout
-        while f'"name":"truthgraph.platform.release : {name}"' not in self.output:
+        while f'"name":"truthgraph.platform.{role} : {name}"' not in self.output:
             assert self.process.poll() is None, f"{self.name} ended before '{name}'\n{self.result()}"
             assert time.monotonic() < deadline, f"'{name}' did not come in {timeout} s\n{Run(0, self.output, timeout)}"
             time.sleep(0.01)
@@ -628,6 +635,36 @@ def migration_fails(tree: pathlib.Path) -> None:
         f'    raise RuntimeError("{LAST_WORDS}")\n\n\ndef downgrade():\n    pass\n',
         encoding="utf-8",
     )
+
+
+def _adds_migration(tree: pathlib.Path, top: str, upgrade: str, downgrade: str) -> None:
+    (tree / "alembic" / "versions" / "0002_test.py").write_text(
+        f'"""Of a test."""\n\nfrom alembic import op\n\nrevision = "0002"\ndown_revision = "0001"\n{top}\n\n'
+        f"def upgrade():\n{upgrade}\n\ndef downgrade():\n{downgrade}",
+        encoding="utf-8",
+    )
+
+
+def adds_a_note(tree: pathlib.Path) -> None:
+    """Add a column by a migration that takes two seconds, and write to it."""
+    upgrade = '    op.execute("SELECT pg_sleep(2)")\n    op.execute("ALTER TABLE evidence ADD note text")\n'
+    _adds_migration(tree, "", upgrade, '    op.execute("ALTER TABLE evidence DROP note")\n')
+    database = tree / "truthgraph" / "database.py"
+    replace(database, "(content_sha256, text, source, embedding)", "(content_sha256, text, source, embedding, note)")
+    replace(database, "CAST(:embedding AS vector))\n    ON", "CAST(:embedding AS vector), 'noted')\n    ON")
+
+
+def takes_a_column_away(tree: pathlib.Path) -> None:
+    """Drop a column that the API does not ask for, as if earlier releases did."""
+    upgrade = '    op.execute("ALTER TABLE evidence DROP created_at")\n'
+    back = '    op.execute("ALTER TABLE evidence ADD created_at timestamptz NOT NULL DEFAULT now()")\n'
+    _adds_migration(tree, "contract = True\n", upgrade, back)
+
+
+def cannot_be_taken_back(tree: pathlib.Path) -> None:
+    """Add a table by a migration without a way back."""
+    upgrade = '    op.execute("CREATE TABLE irreversible (id integer)")\n'
+    _adds_migration(tree, "", upgrade, '    raise NotImplementedError("there is no way back")\n')
 
 
 def _fails_for_clients(tree: pathlib.Path, condition: str) -> None:

@@ -27,6 +27,7 @@ ARGUMENTS = {
     "state": {"type": "str", "choices": ["started", "read", "stopped"], "default": "started"},
     "path": {"type": "path", "required": True},
     "targets": {"type": "dict", "default": {}},
+    "tls": {"type": "dict", "default": {}},
     "rate": {"type": "float", "default": 10},
     "timeout": {"type": "float", "default": 5},
     "limit": {"type": "float", "default": 3600},
@@ -139,7 +140,7 @@ def counts(path: str) -> dict[str, t.Any]:
 
 def checked(options: dict[str, t.Any]) -> dict[str, t.Any]:
     """Return the process's configuration, or fail if an option makes no sense."""
-    config = {name: options[name] for name in ("targets", "rate", "timeout", "limit")}
+    config = {name: options[name] for name in ("targets", "tls", "rate", "timeout", "limit")}
     if not 0 < config["rate"] <= MOST_RATE:
         raise AnsibleActionFail(f"rate is {config['rate']:g}; choose more than 0 and at most {MOST_RATE} a second.")
     for name in ("timeout", "limit"):

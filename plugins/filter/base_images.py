@@ -11,6 +11,8 @@ import os
 from ansible.errors import AnsibleFilterError
 
 KEY_LENGTH = 12
+# What stands in a build context for the version, where several are built from it.
+VERSION_MARK = b"@VERSION@"
 
 
 def content_key(value):
@@ -19,18 +21,29 @@ def content_key(value):
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
-def context_files(directory):
-    """Names, modes and contents of a build context, as they count for the key."""
+def context_files(directory, version=""):
+    """Names, modes and contents of a build context, as they count for the key: with the version that is built."""
     files = {}
     for folder, _folders, names in sorted(os.walk(directory)):
         for name in sorted(names):
             path = os.path.join(folder, name)
             with open(path, "rb") as handle:
-                digest = hashlib.sha256(handle.read()).hexdigest()
+                digest = hashlib.sha256(handle.read().replace(VERSION_MARK, version.encode())).hexdigest()
             files[os.path.relpath(path, directory)] = [bool(os.stat(path).st_mode & 0o100), digest]
     if not files:
         raise AnsibleFilterError(f"The build context {directory} is missing or empty")
     return files
+
+
+def files_with_version(contexts, names):
+    """Paths below contexts of the files of some build contexts in which the version is to be filled in."""
+    found = []
+    for context in names:
+        for name in context_files(os.path.join(contexts, context)):
+            with open(os.path.join(contexts, context, name), "rb") as handle:
+                if VERSION_MARK in handle.read():
+                    found.append(os.path.join(context, name))
+    return found
 
 
 def mirror_reference(reference, mirror_registry):
@@ -59,11 +72,20 @@ def base_image_plan(
         debian = {
             "suite": entry["suite"],
             "packages": sorted(entry["packages"]),
-            "context": context_files(os.path.join(contexts, entry["context"])),
+            "context": context_files(os.path.join(contexts, entry["context"]), tag),
             "common": context_files(os.path.join(contexts, "common")),
             "mirrors": (mirrors or {}).get(entry["suite"], []),
             "excludes": excludes or [],
         }
+        contexts_used = [entry["context"]]
+        extension = entry.get("extension", {})
+        if extension:
+            contexts_used.append(extension["context"])
+            debian["extension"] = [
+                extension,
+                context_files(os.path.join(contexts, extension["context"]), tag),
+                (mirrors or {}).get(extension["suite"], []),
+            ]
         keys = {"mirror": content_key({"mirror": source}), "debian": content_key(debian)}
         plan.append(
             {
@@ -73,6 +95,9 @@ def base_image_plan(
                 "source": source,
                 "suite": entry["suite"],
                 "context": entry["context"],
+                "version": tag,
+                "versioned": files_with_version(contexts, contexts_used),
+                "extension": extension,
                 "setup": "setup.sh" in debian["context"],
                 "packages": entry["packages"],
                 "hashes": keys,

@@ -19,8 +19,10 @@ class FilterModule:
             "release_leftovers": rollout.leftovers,
             "release_records": rollout.known_records,
             "release_live": rollout.live_release,
+            "release_serving": rollout.serving_release,
             "release_unsealed": rollout.unsealed,
             "rollback_targets": rollout.rollback_targets,
             "rollback_choice": rollout.rollback_choice,
+            "schema_marked": rollout.schema_marked,
             "owner_gone": rollout.owner_gone,
         }

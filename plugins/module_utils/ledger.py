@@ -181,6 +181,16 @@ class Ledger:
             if new:
                 _sync(self.root)
 
+    def merge(self, entries: list[dict[str, t.Any]]) -> bool:
+        """Take over the entries of another host's journal, in the order of their times. Returns whether any was new."""
+        with guard(self.root):
+            mine = self.journal()
+            new = [entry for entry in entries if entry not in mine]
+            if new:
+                merged = sorted([*mine, *new], key=lambda entry: _seconds(entry.get("time")))
+                _write(self._journal, b"".join(json.dumps(entry, sort_keys=True).encode() + b"\n" for entry in merged))
+        return bool(new)
+
     def journal(self, limit: int | None = None) -> list[dict[str, t.Any]]:
         """Return the entries of the journal, oldest first; with a limit, only that many of the newest."""
         try:

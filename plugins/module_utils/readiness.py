@@ -8,6 +8,8 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import socket
+import ssl
 import time
 import typing as t
 
@@ -29,11 +31,18 @@ def ask(
     timeout: float,
     expect: dict[str, t.Any],
     body: t.Any = None,
+    tls: dict[str, str] | None = None,
 ) -> tuple[bool, str]:
-    """Send one request, a POST if there is a body; return whether the answer was good, and what it was in words."""
+    """Send one request, a POST if there is a body; return whether the answer was good, and what it was in words.
+
+    `tls` says how: `ca`, the file with the authorities that are trusted, `name`, the name that the server's certificate has
+    to have, and, where the client shows one of its own, `certificate` and `key`.
+    """
     method = "GET" if body is None else "POST"
     connection = http.client.HTTPConnection(address, port, timeout=timeout)
     try:
+        if tls:
+            connection.sock = _secured(socket.create_connection((address, port), timeout), tls)
         text = None if body is None else json.dumps(body)
         connection.request(method, path, text, {"Connection": "close", "Content-Type": "application/json"})
         response = connection.getresponse()
@@ -50,6 +59,13 @@ def ask(
         if found != wanted:
             return False, f"{seen}, but its {field} is {found!r} and not {wanted!r}"
     return True, seen
+
+
+def _secured(sock: socket.socket, tls: dict[str, str]) -> ssl.SSLSocket:
+    context = ssl.create_default_context(cafile=tls["ca"] or None)
+    if tls.get("certificate"):
+        context.load_cert_chain(tls["certificate"], tls["key"])
+    return context.wrap_socket(sock, server_hostname=tls["name"])
 
 
 def condition(info: dict[str, t.Any]) -> tuple[str, str]:

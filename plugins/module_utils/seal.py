@@ -11,9 +11,10 @@ import glob
 import json
 import os
 import subprocess
+import time
 import typing as t
 
-from ansible_collections.truthgraph.platform.plugins.module_utils import traffic
+from ansible_collections.truthgraph.platform.plugins.module_utils import certificate, traffic
 
 # What the roles of this collection write on a host, besides what has a state of its own (slots, releases, the map).
 WATCHED = (
@@ -29,7 +30,12 @@ WATCHED = (
     "{config}/firewall.nft",
     "{config}/postgres/**",
     "{config}/registry/**",
+    "{config}/tls/**",
 )
+# The certificates among them by which a service says who it is.
+CERTIFICATES = ("{config}/tls/*/*.crt", "{config}/postgres/mounted/tls/*.crt", "{config}/registry/tls/*.crt")
+# A certificate that ends within so many seconds breaks the seal, so that the next deploy replaces it.
+ENDS_SOON = 30 * 24 * 3600.0
 # What the kernel said of the firewall's rules when they were loaded, and how it is asked.
 RULES_LOADED = "/run/truthgraph-firewall"
 RULES = ("/usr/sbin/nft", "--stateless", "list", "table", "inet", "truthgraph")
@@ -47,9 +53,26 @@ def files(config: str) -> dict[str, list[int]]:
     found = {}
     for pattern in WATCHED:
         for path in glob.glob(pattern.format(config=config), recursive=True):
+            # Before Python 3.13 a directory that is missing is found, too.
+            if not os.path.lexists(path):
+                continue
             info = os.lstat(path)
             times = [] if os.path.isdir(path) else [info.st_size, info.st_mtime_ns, info.st_ctime_ns]
             found[path] = [info.st_mode, info.st_uid, info.st_gid, *times]
+    return found
+
+
+def certificates(config: str) -> dict[str, float | None]:
+    """Return when each certificate of the host ends, in seconds since the epoch, by its path; None if it cannot be read."""
+    found: dict[str, float | None] = {}
+    for path in sorted(path for pattern in CERTIFICATES for path in glob.glob(pattern.format(config=config))):
+        if os.path.basename(path) == "ca.crt":
+            continue
+        try:
+            with open(path, encoding="utf-8") as file:
+                found[path] = certificate.ends(file.read())
+        except (OSError, ValueError):
+            found[path] = None
     return found
 
 
@@ -59,7 +82,12 @@ def drift(seal: dict[str, t.Any], config: str, containers: dict[str, str]) -> li
     before = seal.get("files", {})
     changed = [path for path in sorted({*now, *before}) if now.get(path) != before.get(path)]
     gone = [name for name, number in sorted(seal.get("containers", {}).items()) if containers.get(name) != number]
-    return changed + gone + rules_drift(config)
+    old = [
+        f"{path} ends soon"
+        for path, ends in certificates(config).items()
+        if ends is None or ends - time.time() < ENDS_SOON
+    ]
+    return changed + gone + old + rules_drift(config)
 
 
 def rules_drift(config: str, loaded: str = RULES_LOADED, command: t.Sequence[str] = RULES) -> list[str]:

@@ -10,7 +10,7 @@ short_description: Fail if a TCP port is held by something that is not ours
 version_added: 0.1.0
 description:
   - A port may be free, or held by a container or process that carries one of our names. Anything else is a failure that
-    names the process which holds it.
+    names the process which holds it, or the container of docker compose.
 options:
   address:
     description: Address of the host on which the port is wanted.
@@ -100,6 +100,19 @@ def publishes(info: dict[str, t.Any] | None, port: int) -> bool:
     return any(binding.get("HostPort") == str(port) for bindings in ports.values() for binding in bindings or [])
 
 
+def composed(docker: DockerCli, port: int) -> tuple[str, str]:
+    """Return the container that publishes the port and its composition, if docker compose has made one that does."""
+    if not docker.present:
+        return "", ""
+    label = "com.docker.compose.project"
+    code, out, _ = docker.try_run(
+        *("ps", "--filter", f"publish={port}", "--filter", f"label={label}"),
+        *("--format", f'{{{{.Names}}}} {{{{.Label "{label}"}}}}'),
+    )
+    name, _, project = (out.splitlines() or [""])[0].partition(" ") if code == 0 else ("", "", "")
+    return name, project
+
+
 def listening_process(port: int, proc: str = "/proc") -> str:
     """Return the name and number of the process that listens on a port, as far as it can be seen."""
     inodes = set()
@@ -158,6 +171,14 @@ def main() -> None:
     process = listening_process(port)
     if process.partition(" ")[0] in module.params["processes"]:
         module.exit_json(changed=False, holder=process.partition(" ")[0])
+    name, project = composed(docker, port)
+    if project:
+        module.fail_json(
+            msg=(
+                f"Port {port} is taken by the container {name} of the composition {project}. To take over what it does, deploy "
+                f"with another {module.params['option']} for now, and then see playbooks/adopt.yml. Else stop it."
+            )
+        )
     module.fail_json(
         msg=(
             f"Port {port} is taken by {process}, which is not ours. "

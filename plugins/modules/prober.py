@@ -34,6 +34,12 @@ options:
     description: Names of the targets with their URLs. Only http is spoken. For O(state=started).
     type: dict
     default: {}
+  tls:
+    description:
+      - How targets of https are known again. C(name) is the name that their certificate must have, by default that of the URL;
+        C(ca) the file with the authorities that are trusted, by default those of the system.
+    type: dict
+    default: {}
   rate:
     description: Requests per second for each target, at most 50.
     type: float

@@ -139,6 +139,10 @@ seal:
       from what (C(images)).
   returned: always
   type: dict
+certificates:
+  description: When the certificates of this host end, in seconds since the epoch, by path; none if one cannot be read.
+  returned: always
+  type: dict
 other_credentials:
   description: Names of the credentials that the host has not, or has others of.
   returned: always
@@ -286,6 +290,7 @@ def main() -> None:
             "images": sealed.get("images", {}),
             "drift": seal.drift(sealed, module.params["config"], slots.without_slots(found)) if sealed else [],
         },
+        certificates=seal.certificates(module.params["config"]),
         other_credentials=other_credentials(module.params["credentials"]),
         now=time.time(),
     )

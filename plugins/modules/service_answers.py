@@ -38,6 +38,12 @@ options:
         description: Fields that the answer, a JSON object, must have with these values.
         type: dict
         default: {}
+      tls:
+        description:
+          - How to ask by TLS; without it the request goes as plain text.
+          - C(name) is the name that the server's certificate must have, C(ca) the file with the authorities that are trusted,
+            empty for those of the system, C(certificate) and C(key) are the files with which the client shows who it is.
+        type: dict
   timeout:
     description: Seconds that one answer may take.
     type: float
@@ -90,7 +96,8 @@ def answered(request: dict[str, t.Any], timeout: float, retries: int) -> tuple[b
     """Send one request until its answer is good; return whether it was in the end, and what it was."""
     while True:
         good, seen = ask(
-            request["address"], request["port"], request["path"], timeout, request["expect"], request["body"]
+            *(request["address"], request["port"], request["path"], timeout, request["expect"], request["body"]),
+            request["tls"],
         )
         if good or retries <= 0:
             return good, seen
@@ -112,6 +119,7 @@ def main() -> None:
                     "path": {"type": "str", "required": True},
                     "body": {"type": "raw"},
                     "expect": {"type": "dict", "default": {}},
+                    "tls": {"type": "dict"},
                 },
             },
             "timeout": {"type": "float", "default": 15},

@@ -523,6 +523,9 @@ class Host:
 
     def undo(self) -> None:
         """Return to what served before, and remove what did not come to stay."""
+        if not self.docker.present:
+            # A new host that did not come that far.
+            return
         note = traffic.read_json(traffic.pending_path(self.parameters["root"]))
         if traffic.undo("the rollout failed", self.parameters["root"], self.parameters["map"], self.proxy):
             self.actions.append("switched back")

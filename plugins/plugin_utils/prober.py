@@ -23,6 +23,7 @@ import os
 import select
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -47,17 +48,20 @@ class Url(t.NamedTuple):
     host: str
     port: int
     path: str
+    secure: bool
 
 
 def parse_url(url: str) -> Url:
-    """Return the parts of an http URL; ValueError says what is wrong with it."""
+    """Return the parts of an http or https URL; ValueError says what is wrong with it."""
     parts = urllib.parse.urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError("it is not an http URL with a host, such as http://10.0.0.1:8000/health")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("it is not an http or https URL with a host, such as http://10.0.0.1:8000/health")
     if parts.username or parts.password:
         raise ValueError("it carries a name or password, which the prober does not send")
     path = parts.path or "/"
-    return Url(parts.hostname, parts.port or 80, f"{path}?{parts.query}" if parts.query else path)
+    secure = parts.scheme == "https"
+    whole = f"{path}?{parts.query}" if parts.query else path
+    return Url(parts.hostname, parts.port or (443 if secure else 80), whole, secure)
 
 
 def start_time(pid: int) -> str:
@@ -101,9 +105,20 @@ def write_whole(path: str, data: t.Any) -> None:
 class Target(threading.Thread):
     """One URL and what has been seen of it. The thread asks it at a constant rate, one request at a time."""
 
-    def __init__(self, name: str, url: str, rate: float, timeout: float, delay: float = 0.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        rate: float,
+        timeout: float,
+        delay: float = 0.0,
+        tls: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(name=name, daemon=True)
         self.url = parse_url(url)
+        tls = tls or {}
+        self._tls_name = tls.get("name") or self.url.host
+        self._tls = ssl.create_default_context(cafile=tls.get("ca") or None) if self.url.secure else None
         self.interval = 1 / rate
         self.timeout = timeout
         self.delay = delay
@@ -167,6 +182,10 @@ class Target(threading.Thread):
         if connection.sock is None:
             connection.timeout = _left(deadline)
             connection.connect()
+            if self._tls:
+                connection.sock = self._tls.wrap_socket(connection.sock, server_hostname=self._tls_name)
+        if self._tls:
+            return self._attempt_secured(deadline)
         sock = connection.sock
         try:
             sock.settimeout(_left(deadline))
@@ -176,13 +195,33 @@ class Target(threading.Thread):
                 raise Closed
         except ConnectionError as error:
             raise Closed from error
-        response = connection.getresponse()
+        status, release, done = self._answer()
+        if not done:
+            connection.close()
+        return status, release
+
+    def _attempt_secured(self, deadline: float) -> tuple[int, str]:
+        # By TLS every request has a connection of its own: whether an idle one was closed cannot be seen from outside.
+        connection = self._connection
+        connection.sock.settimeout(_left(deadline))
+        headers = {"User-Agent": "truthgraph-prober", "Connection": "close"}
+        connection.request("GET", self.url.path, headers=headers)
+        connection.sock.settimeout(_left(deadline))
+        try:
+            status, release, _ = self._answer()
+        except http.client.RemoteDisconnected as error:
+            raise Closed from error
+        finally:
+            connection.close()
+        return status, release
+
+    def _answer(self) -> tuple[int, str, bool]:
+        """Return status, release and whether the answer was read to its end."""
+        response = self._connection.getresponse()
         body = response.read(BODY_LIMIT)
         if response.length and len(body) < BODY_LIMIT:
             raise http.client.IncompleteRead(body, response.length)
-        if not response.isclosed():
-            connection.close()
-        return response.status, (response.getheader(RELEASE_HEADER) or "")[:SHOWN]
+        return response.status, (response.getheader(RELEASE_HEADER) or "")[:SHOWN], response.isclosed()
 
     def _note(self, started: float, ended: float, status: int, release: str, what: str) -> None:
         clock = time.time()
@@ -267,7 +306,7 @@ class Prober:
         rate, timeout = config["rate"], config["timeout"]
         # The targets take turns.
         self.targets = [
-            Target(name, config["targets"][name], rate, timeout, place / rate / len(names))
+            Target(name, config["targets"][name], rate, timeout, place / rate / len(names), config.get("tls"))
             for place, name in enumerate(names)
         ]
 

@@ -132,7 +132,11 @@ def inference_key(target: dict[str, t.Any], states: dict[str, State]) -> str:
     ]
     if usable:
         return usable[-1]
-    return f"{base}.{max(map(_number, routed)) + 1}" if routed else base
+    if routed:
+        return f"{base}.{max(map(_number, routed)) + 1}"
+    # No inference host knows it, as where a new one takes the place of the only one: the APIs go on asking for what they ask.
+    asked = [state["traffic"].get(f"egress_{live_slot(state, 'api')}", "") for state in states.values()]
+    return max([key for key in asked if key.partition(".")[0] == base], key=_number, default=base)
 
 
 def _leads_to_what_is_wanted(key: str, entry: dict[str, t.Any], state: State, target: dict[str, t.Any]) -> bool:
@@ -181,6 +185,15 @@ def live_slot(state: State, service: str) -> str:
 def live_release(state: State) -> str:
     """Return which release the API of a host answers; empty where there is none."""
     return state["traffic"].get(f"api_{live_slot(state, 'api')}", "")
+
+
+def serving_release(states: dict[str, State]) -> str:
+    """Return the release that these hosts answer; where no API is among them, the stable one that served last, if any."""
+    records = known_records(states)
+    live = [release for release in map(live_release, states.values()) if release in records]
+    stable = [record for record in records.values() if record.get("stable_at")]
+    last = max(stable, key=lambda one: (one.get("activated_at", one["stable_at"]), one["id"]), default={"id": ""})
+    return live[0] if live else last["id"]
 
 
 def plan(target: dict[str, t.Any], states: dict[str, State]) -> dict[str, t.Any]:
@@ -378,21 +391,25 @@ def missing_images(target: dict[str, t.Any], states: dict[str, State]) -> dict[s
 
 
 def rollback_targets(
-    states: dict[str, State], descriptions: dict[str, dict[str, t.Any]]
+    states: dict[str, State],
+    descriptions: dict[str, dict[str, t.Any]],
+    way: str = "keep",
+    backups: list[dict[str, t.Any]] | None = None,
+    managed: bool = True,
 ) -> list[dict[str, t.Any]]:
-    """Return the releases that can be returned to, the one that served last first; `problem` says why one cannot be."""
+    """Return the releases that can be returned to, the one that served last first.
+
+    `problem` says why one cannot be in the way that is wanted, `ways` the same for each of the three (see `schema_ways`).
+    """
     live = {live_release(state) for state in states.values() if live_slot(state, "api")}
     records = known_records(states)
     rows = []
     for release, record in records.items():
         if live == {release}:
             continue
+        schema = schema_ways(record, _newest_first(records, live), backups, managed)
         if record.get("stable_at"):
-            problem = (
-                hosts_problem(record, descriptions)
-                or schema_problem(record, list(records.values()))
-                or secrets_problem(record, states)
-            )
+            problem = hosts_problem(record, descriptions) or secrets_problem(record, states) or schema["lacking"]
         else:
             problem = f"it was never stable ({record.get('result', 'unknown')})"
         rows.append(
@@ -403,16 +420,24 @@ def rollback_targets(
                 "stable_at": record.get("stable_at", 0),
                 "activated_at": record.get("activated_at", record.get("stable_at", 0)),
                 "missing": missing_images(target_of(record, descriptions), states),
-                "problem": problem,
+                "problem": problem or schema["ways"][way],
+                "fit": not problem,
+                **schema,
             }
         )
     return sorted(rows, key=lambda row: (row["activated_at"], row["release"]), reverse=True)
 
 
-def rollback_choice(rows: list[dict[str, t.Any]], wanted: str) -> dict[str, str]:
+def _newest_first(records: dict[str, dict[str, t.Any]], live: set[str]) -> list[dict[str, t.Any]]:
+    """Return records in the order in which their images are asked: what serves, then what was written last."""
+    return sorted(records.values(), key=lambda one: (one["id"] in live, one.get("written_at", 0)), reverse=True)
+
+
+def rollback_choice(rows: list[dict[str, t.Any]], wanted: str, way: str = "keep") -> dict[str, str]:
     """Choose from what `rollback_targets` lists: `release`, the wanted one or the one that served last, and `problem`."""
     possible = [row["release"] for row in rows if not row["problem"]]
-    release = wanted or next(iter(possible), "")
+    # Where the schema alone is in the way of all, it is said what would help.
+    release = wanted or next(iter(possible), "") or next((row["release"] for row in rows if row["fit"]), "")
     found = next((row for row in rows if row["release"] == release), None)
     if found and not found["problem"]:
         return {"release": release, "problem": ""}
@@ -422,12 +447,34 @@ def rollback_choice(rows: list[dict[str, t.Any]], wanted: str) -> dict[str, str]
         problem = f"There is no release {release} in the ledger, or it serves already."
     else:
         problem = "There is no earlier release that was ever stable."
-    way_out = (
-        f"What can be returned to: {', '.join(possible)} (-e release=ID)."
-        if possible
-        else "There is nothing else to return to; deploy the source that you want."
-    )
-    return {"release": release, "problem": f"{problem} {way_out}"}
+    others = other_ways(found, way) if found and found["fit"] else ""
+    if possible:
+        way_out = f"What can be returned to: {', '.join(possible)} (-e release=ID)."
+    else:
+        way_out = "" if others else "There is nothing else to return to; deploy the source that you want."
+    return {"release": release, "problem": " ".join(filter(None, [problem, others, way_out]))}
+
+
+def other_ways(row: dict[str, t.Any], way: str) -> str:
+    """Say what the other two ways to treat the data would do for a release, or why they cannot be gone."""
+    back, backup = ", ".join(row["back"]), row["backup"]
+    # Who only keeps the data has not looked for backups.
+    which = f"backup {backup['backup']} of {backup['begun']}" if backup else "the newest backup of its schema, if there is one,"
+    costs = {
+        "keep": "leaves the schema as it is, and loses nothing",
+        "downgrade": f"takes {back} back, and loses what they have added",
+        "restore": (
+            f"puts {which} in the place of the database; what was stored since is lost to the service, and kept beside it"
+        ),
+    }
+    said = []
+    for other, cost in costs.items():
+        if other != way:
+            problem = row["ways"][other]
+            said.append(f"-e rollback_data={other} {f'is not possible: {problem}' if problem else cost}.")
+    if way == "keep":
+        said.append("Either says first what exactly it would cost, and asks.")
+    return " ".join(said)
 
 
 def hosts_problem(record: dict[str, t.Any], descriptions: dict[str, dict[str, t.Any]]) -> str:
@@ -438,15 +485,102 @@ def hosts_problem(record: dict[str, t.Any], descriptions: dict[str, dict[str, t.
     return f"the inventory has no host in {groups}, which it needs" if lacking else ""
 
 
-def schema_problem(record: dict[str, t.Any], records: list[dict[str, t.Any]]) -> str:
-    """Say why a release cannot live with the database as all releases have left it; empty if it can.
+def applied(records: t.Iterable[dict[str, t.Any]], certainly: bool = False) -> set[str]:
+    """Return the revisions that the releases have left in the database, as far as their records say.
 
-    Migrations add, so an earlier release reads a later schema; all but those that say `contract = True`, which take away
-    what earlier releases use. No rollback takes a migration back, so what any release has migrated stands.
+    What is known to an image was applied when it was deployed. Where a migration was taken back since, the record says so in
+    `taken_back`; where a run was at it and its end is not known, in `taking_back`.
     """
-    contracted = {revision for one in records for revision in one.get("schema", {}).get("contracts", [])}
-    unknown = sorted(contracted - set(record.get("schema", {}).get("known", [])))
-    return f"the schema has moved past it: {', '.join(unknown)} took away what it uses" if unknown else ""
+    found: set[str] = set()
+    for record in records:
+        schema = record.get("schema") or {}
+        gone = {*schema.get("taken_back", ()), *(schema.get("taking_back", ()) if certainly else ())}
+        found |= set(schema.get("known", ())) - gone
+    return found
+
+
+def schema_ways(
+    record: dict[str, t.Any],
+    records: list[dict[str, t.Any]],
+    backups: list[dict[str, t.Any]] | None,
+    managed: bool,
+) -> dict[str, t.Any]:
+    """Say what the database, as all releases have left it, means for a release: how it could be returned to.
+
+    `ways` says for keep, downgrade and restore why not, with nothing for one that is possible. `back` are the revisions that
+    the release does not know, and `order` when they would have to go: after the switch to the release, which lives with what
+    only adds, or before it, if one of them has taken away what the release uses (`contract = True`). `image` knows how to
+    take them back, `backup` is from before them. `lacking` says what is wrong with the schema whatever is done.
+    """
+    schema = record.get("schema") or {}
+    known = set(schema.get("known", ()))
+    there = applied(records)
+    contracts = {one for other in records for one in (other.get("schema") or {}).get("contracts", ())} & there - known
+    back = sorted(there - known) if known else sorted(contracts)
+    irreversible = {one for other in records for one in (other.get("schema") or {}).get("irreversible", ())} & {*back}
+    image = next(
+        (
+            other["images"][IMAGES[other["topology"]]["api"]]
+            for other in records
+            if {*back} <= set((other.get("schema") or {}).get("known", ())) and other.get("topology") in IMAGES
+        ),
+        "",
+    )
+    backup = _backup_of(schema, backups or [])
+    ways = dict.fromkeys(("keep", "downgrade", "restore"), "")
+    if contracts:
+        ways["keep"] = f"the schema has moved past it: {', '.join(sorted(contracts))} took away what it uses"
+    foreign = "" if managed else "the database is not this fleet's own, so there is no backup of it here"
+    if back:
+        unknown = "" if known else "the ledger does not say which schema it needs"
+        stays = f"{', '.join(sorted(irreversible))} cannot be taken back" if irreversible else ""
+        ways["downgrade"] = foreign or unknown or stays or ("" if image else f"no image is known that has {', '.join(back)}")
+        lost = "" if backup or backups is None else f"no backup has its schema ({', '.join(_heads(schema)) or 'unknown'})"
+        ways["restore"] = foreign or unknown or lost
+    else:
+        ways["restore"] = "the database has no migration that it does not know; playbooks/restore.yml brings any backup back"
+    doubtful = {*schema.get("taken_back", ()), *schema.get("taking_back", ())} - applied(records, certainly=True)
+    return {
+        "ways": ways,
+        "back": back,
+        "order": "before" if contracts else "after",
+        "image": image,
+        "backup": backup,
+        "lacking": f"{', '.join(sorted(doubtful))}, which it needs, was taken back; deploy it again" if doubtful else "",
+    }
+
+
+def _heads(schema: dict[str, t.Any]) -> list[str]:
+    """Return the revisions that a database has when a release's image alone has migrated it; nothing if that is not known."""
+    left = schema.get("after", [])
+    return sorted(schema.get("heads") or (left if set(left) <= set(schema.get("known", ())) else []))
+
+
+def _backup_of(schema: dict[str, t.Any], backups: list[dict[str, t.Any]]) -> dict[str, t.Any]:
+    """Return the newest backup of just that schema; nothing if there is none."""
+    heads = _heads(schema)
+    fit = [one for one in backups if heads and not one.get("problem") and sorted(one.get("revision") or ()) == heads]
+    return max(fit, key=lambda one: str(one["backup"]), default={})
+
+
+def schema_marked(
+    records: dict[str, dict[str, t.Any]], revisions: list[str], mark: str, when: float
+) -> list[dict[str, t.Any]]:
+    """Return the records that know some revisions, with what becomes of those in the database.
+
+    The mark is taking_back before, and taken_back after; or applied, if they are there after all.
+    """
+    found = []
+    for record in records.values():
+        schema = record.get("schema") or {}
+        meant = set(schema.get("known", ())) & set(revisions)
+        if meant:
+            marks = {name: set(schema.get(name, ())) - meant for name in ("taking_back", "taken_back")}
+            if mark in marks:
+                marks[mark] |= meant
+            noted = {name: sorted(ones) for name, ones in marks.items()}
+            found.append({**record, "schema": {**schema, **noted}, "written_at": when})
+    return found
 
 
 def secrets_problem(record: dict[str, t.Any], states: dict[str, State]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import glob
 import hashlib
 import importlib.machinery
 import importlib.util
@@ -23,9 +22,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ansible_collections.truthgraph.platform.tests.unit.postgres_server import TOOLS, postgres
+
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 PROGRAM = ROLES / "backup/files/truthgraph-backup"
-TOOLS = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
 # Runs what is to be run in the container here.
 DOCKER = """#!/bin/sh
 shift
@@ -261,6 +261,24 @@ def test_only_the_owner_is_taken_out_of_the_roles() -> None:
         program.role_statements("CREATE ROLE boss;\nALTER ROLE boss WITH SUPERUSER;", "boss")
 
 
+def test_all_roles_are_made_but_the_superuser_and_those_that_are_there() -> None:
+    text = (
+        "-- Roles\nCREATE ROLE postgres;\nALTER ROLE postgres WITH SUPERUSER PASSWORD 'SCRAM-1';\n"
+        "CREATE ROLE postgres_reader;\nALTER ROLE postgres_reader WITH LOGIN;\n"
+        "CREATE ROLE truthgraph;\nALTER ROLE truthgraph WITH LOGIN PASSWORD 'SCRAM-2';\n"
+        "CREATE ROLE \"with space\";\nGRANT truthgraph TO \"with space\" GRANTED BY postgres;\n"
+    )
+    lines = program.all_role_statements(text, ["truthgraph", "with space"]).splitlines()
+    assert lines == [
+        "-- Roles",
+        "CREATE ROLE postgres_reader;",
+        "ALTER ROLE postgres_reader WITH LOGIN;",
+        # What is there gets the present password.
+        "ALTER ROLE truthgraph WITH LOGIN PASSWORD 'SCRAM-2';",
+        'GRANT truthgraph TO "with space" GRANTED BY postgres;',
+    ]
+
+
 def test_names_of_databases_fit() -> None:
     assert program.derived_name("truthgraph", "_before_x") == "truthgraph_before_x"
     assert program.derived_name("x" * 63, "_before_x") == "x" * 54 + "_before_x"
@@ -405,44 +423,17 @@ class Server:
         self.docker.chmod(0o755)
 
     def sql(self, query: str, database: str = "postgres") -> str:
-        return program.sql({"docker": str(self.docker), "container": "x"}, query, database)
+        return program.sql({**program.DEFAULTS, "docker": str(self.docker)}, query, database)
 
 
 @pytest.fixture(scope="module")
 def server() -> t.Iterator[Server]:
     if not TOOLS:
         pytest.skip("Postgres is not on this machine")
-    # Postgres refuses to run as root.
-    user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
-    home = Path(tempfile.mkdtemp(prefix="tg-pg-"))
-    home.chmod(0o755)
-    (home / "socket").mkdir()
-    if user:
-        shutil.chown(home, "postgres", "postgres")
-        shutil.chown(home / "socket", "postgres", "postgres")
-    settings = {"fsync": "off", "listen_addresses": "", "shared_buffers": "16MB"}
-    settings["unix_socket_directories"] = f"{home}/socket"
-    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-    initdb = [f"{TOOLS[-1]}/initdb", "--pgdata", f"{home}/data", "--username=postgres", "--auth=trust", "--no-sync"]
-    subprocess.run([*user, *initdb, "--encoding=UTF8", "--locale=C"], check=True, capture_output=True, cwd="/")
-    command = [*user, f"{TOOLS[-1]}/postgres", "-D", f"{home}/data", *options]
-    with open(home / "log", "wb") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd="/") as process:
-        try:
-            running = Server(home)
-            deadline = time.monotonic() + 30
-            while True:
-                try:
-                    running.sql("SELECT 1")
-                    break
-                except program.Problem:
-                    assert time.monotonic() < deadline and process.poll() is None, (home / "log").read_text()
-                    time.sleep(0.1)
-            running.sql("CREATE ROLE truthgraph LOGIN PASSWORD 'secret'")
-            yield running
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(30)
-            shutil.rmtree(home)
+    with postgres() as home:
+        running = Server(home)
+        running.sql("CREATE ROLE truthgraph LOGIN PASSWORD 'secret'")
+        yield running
 
 
 @pytest.fixture
@@ -593,6 +584,22 @@ def test_a_failed_switch_changes_nothing(
         program.restore(live, "latest", "truthgraph", 0, False)
     assert databases(server) == ["postgres", "truthgraph", "truthgraph_taken"]
     assert server.sql("SELECT count(*) FROM evidence", "truthgraph") == "100"
+
+
+def test_what_a_restore_has_kept_can_be_put_back(server: Server, live: dict[str, t.Any]) -> None:
+    assert run(live, "take")[0] == 0
+    server.sql("DELETE FROM evidence WHERE id > 10", "truthgraph")
+    _, restored, _ = run(live, "restore", "latest")
+    time.sleep(1)
+    code, answer, errors = run(live, "exchange", restored["kept"])
+    assert code == 0, errors
+    assert (server.sql("SELECT count(*) FROM evidence", "truthgraph")) == "10"
+    assert (server.sql("SELECT count(*) FROM evidence", answer["kept"])) == "100"
+    assert databases(server) == ["postgres", "truthgraph", answer["kept"]]
+    # Nothing else gets the name.
+    for other in ("postgres", "truthgraph", "truthgraph_before_20260101t000000z", restored["kept"] + '" --'):
+        code, _, errors = run(live, "exchange", other)
+        assert code == 1 and "There is no database" in errors, errors
 
 
 def test_a_failed_take_leaves_nothing(server: Server, live: dict[str, t.Any], monkeypatch: pytest.MonkeyPatch) -> None:

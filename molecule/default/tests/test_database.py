@@ -11,6 +11,8 @@ import psycopg
 url = pathlib.Path("/run/secrets/truthgraph/DATABASE_URL").read_text().strip().replace("+psycopg", "", 1)
 try:
     with psycopg.connect(url, connect_timeout=5, **dict(word.split("=", 1) for word in sys.argv[1:])) as connection:
+        # Who works in the owner's name does not see the login's session.
+        connection.execute("SET ROLE NONE")
         print(connection.execute("SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone()[0])
 except psycopg.Error as error:
     print(error)
@@ -22,14 +24,18 @@ def connect(api, *words, **environment):
     return api.host.check_output(f"docker exec {options} %s python3 -c %s {' '.join(words)}", serving(api.host, "api"), CONNECT)
 
 
-def test_application_role_is_no_superuser(database):
+def test_the_roles_of_the_application_are_no_superusers(database):
     flags = "rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls, rolcanlogin"
-    assert query(database.host, f"SELECT {flags} FROM pg_roles WHERE rolname = 'truthgraph'") == "f|f|f|f|f|t"
+    found = query(database.host, f"SELECT {flags} FROM pg_roles WHERE rolname LIKE 'truthgraph%'").split()
+    assert found == ["f|f|f|f|f|t"] * 2
 
 
 def test_application_role_owns_its_database(database):
     sql = "SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding) FROM pg_database WHERE datname = 'truthgraph'"
     assert query(database.host, sql) == "truthgraph|UTF8"
+    # What a login creates is the owner's.
+    sql = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'"
+    assert query(database.host, sql) == "truthgraph"
 
 
 def test_extension_for_vectors_is_there(database):
@@ -49,7 +55,8 @@ def test_schema_is_at_the_trees_head(database):
 def test_passwords_are_kept_as_scram(database):
     assert query(database.host, "SHOW password_encryption") == "scram-sha-256"
     kept = query(database.host, "SELECT left(rolpassword, 14) FROM pg_authid WHERE rolcanlogin").split()
-    assert kept == ["SCRAM-SHA-256$"] * 2
+    # The superuser, the owner and its login.
+    assert kept == ["SCRAM-SHA-256$"] * 3
 
 
 def test_database_has_data_checksums(database):
@@ -60,12 +67,12 @@ def test_over_the_network_comes_who_runs_the_api_by_tls_with_a_password(fleet, d
     sql = "SELECT type, array_to_string(database, ' '), address, auth_method FROM pg_hba_file_rules WHERE address <> '127.0.0.1'"
     found = {tuple(line.split("|")) for line in query(database.host, sql).splitlines()}
     clients = [member.address for member in fleet.of_group("truthgraph_api")] + ["172.30.240.0"]
-    assert found == {("hostssl", "truthgraph", client, "scram-sha-256") for client in clients}
+    assert found == {("hostssl", "truthgraph truthgraph_rehearsal", client, "scram-sha-256") for client in clients}
     assert query(database.host, "SELECT count(*) FROM pg_hba_file_rules WHERE error IS NOT NULL") == "0"
 
 
 def test_the_api_comes_by_tls(database):
-    sql = "SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'truthgraph'"
+    sql = "SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'truthgraph'"
     assert query(database.host, sql) == "t"
 
 

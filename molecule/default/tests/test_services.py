@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from ansible_collections.truthgraph.platform.molecule.shared.fleet import ask, ask_many, inspect, query, serving
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import EGRESS, ask, ask_many, inspect, query, serving
 
 # The lab publishes the API of these hosts here.
 OUTSIDE = {"cpu1": "http://127.0.0.1:18001", "cpu2": "http://127.0.0.1:18002"}
@@ -36,10 +36,16 @@ def stored(fleet, control):
 
 
 @pytest.fixture(scope="session")
-def embedded(fleet):
+def asking(fleet):
+    # Only an API host is heard by the inference service.
+    return fleet.of_group("truthgraph_api")[0]
+
+
+@pytest.fixture(scope="session")
+def embedded(fleet, asking):
     [member] = fleet.of_group("truthgraph_inference")
     texts = ["The sky is blue.", "The heavens are blue.", "Interest rates were raised in March."]
-    return ask(member.host, f"http://{member.address}:8001/embed", {"texts": texts})
+    return ask(asking.host, f"https://{member.address}:8001/embed", {"texts": texts}, tls=EGRESS)
 
 
 def cosine(left, right):
@@ -178,7 +184,7 @@ def test_ready_from_outside(control, name):
 
 def test_inference_answers_the_api_hosts(fleet, api):
     for inference in fleet.of_group("truthgraph_inference"):
-        answer = ask(api.host, f"http://{inference.address}:8001/health")
+        answer = ask(api.host, f"https://{inference.address}:8001/health", tls=EGRESS)
         assert answer.status == 200
         assert (answer.json["status"], answer.json["dimension"]) == ("ok", 384)
 
@@ -242,12 +248,12 @@ def test_embeddings_of_like_texts_are_near(embedded):
     assert cosine(sky, heavens) > 0.6 > 0.3 > cosine(sky, rates)
 
 
-def test_concurrent_embeddings_are_all_answered_and_right(inference):
+def test_concurrent_embeddings_are_all_answered_and_right(inference, asking):
     texts = [f"Sentence number {number} is about the number {number}." for number in range(24)]
-    url = f"http://{inference.address}:8001/embed"
-    together = ask_many(inference.host, url, [{"texts": [text]} for text in texts])
+    url = f"https://{inference.address}:8001/embed"
+    together = ask_many(asking.host, url, [{"texts": [text]} for text in texts], tls=EGRESS)
     assert [answer.status for answer in together] == [200] * len(texts)
-    one_request = ask(inference.host, url, {"texts": texts}).json["embeddings"]
+    one_request = ask(asking.host, url, {"texts": texts}, tls=EGRESS).json["embeddings"]
     for answer, expected in zip(together, one_request, strict=True):
         assert cosine(answer.json["embeddings"][0], expected) > 0.9999
 
@@ -271,8 +277,8 @@ def test_invalid_body_is_refused(control, path, body):
 
 
 @pytest.mark.parametrize("body", [{}, {"texts": []}, {"texts": [""]}, {"texts": "one"}, {"texts": ["x"] * 257}, "{"])
-def test_invalid_body_is_refused_by_inference(inference, body):
-    assert ask(inference.host, f"http://{inference.address}:8001/embed", body).status == 422
+def test_invalid_body_is_refused_by_inference(inference, asking, body):
+    assert ask(asking.host, f"https://{inference.address}:8001/embed", body, tls=EGRESS).status == 422
 
 
 def test_description_of_the_api_is_not_public(control):

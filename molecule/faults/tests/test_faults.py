@@ -7,7 +7,7 @@ import time
 import pytest
 from conftest import SEEN
 
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import Host
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import Host, play
 from ansible_collections.truthgraph.platform.molecule.shared.writer import Writer, psql
 
 HOSTS = {name: Host(name) for name in ("build1", "cpu1", "cpu2", "gpu1")}
@@ -66,9 +66,9 @@ def locked_table():
 
 FAULTS = {
     "postgres: kill -9 of the first process": lambda: kill_main("cpu1", "truthgraph-postgres"),
-    "postgres: kill -9 of a session": lambda: shell("cpu1", "pkill -9 -o -f 'postgres: truthgraph truthgraph'"),
+    "postgres: kill -9 of a session": lambda: shell("cpu1", "pkill -9 -o -f 'postgres: truthgraph_[0-9a-f]* truthgraph'"),
     "postgres: all sessions ended": lambda: psql(
-        HOSTS["cpu1"], "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'truthgraph'"
+        HOSTS["cpu1"], "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'truthgraph'"
     ),
     "postgres: restarted": lambda: shell("cpu1", "docker restart truthgraph-postgres"),
     "postgres: frozen for a while": lambda: frozen("cpu1", "postgres"),
@@ -103,11 +103,18 @@ UNSEEN = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_service_recovers_by_itself_and_nothing_acknowledged_is_lost(fleet, fault):
+    writer = recovers(fleet, fault, FAULTS[fault])
+    if fault in UNSEEN:
+        assert writer.failed == []
+
+
+def recovers(fleet, fault, happens):
+    """Let a fault happen while evidence is stored, and return what clients saw of it."""
     release = fleet.release
     with Writer() as writer:
         time.sleep(1)
         began = time.monotonic()
-        FAULTS[fault]()
+        happens()
         outage = writer.recovered(began, 120)
     database = HOSTS["cpu1"]
     # The engine may need longer than the service, which needs no engine.
@@ -117,15 +124,46 @@ def test_the_service_recovers_by_itself_and_nothing_acknowledged_is_lost(fleet, 
         lost, longest = writer.lost(database), max(one.ended - one.began for one in writer.sent)
         SEEN.append((fault, len(writer.sent), len(writer.failed), f"{longest:.2f}", f"{outage:.2f}", len(writer.acknowledged), len(lost)))
         assert lost == []
-        if fault in UNSEEN:
-            assert writer.failed == []
     # The same release serves, and every service is healthy again.
     deadline = time.monotonic() + 60
     while True:
         try:
             fleet.check_serves(release)
-            break
+            return writer
         except AssertionError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(1)
+
+
+SMALL = "/srv/truthgraph-small"
+
+
+@pytest.fixture
+def small_disk(fleet):
+    """Postgres keeps its data on a file system of its own, which is small, and afterwards where it did before."""
+    reference = fleet.tree("reference")
+    other = {**reference, "postgres_volume": "truthgraph-small", "postgres_allow_restart": True}
+    shell("cpu1", f"mkdir -p {SMALL} && mount -t tmpfs -o size=300m tmpfs {SMALL} && install -d -m 700 -o 999 -g 999 {SMALL}/data")
+    volume = f"--opt type=none --opt o=bind --opt device={SMALL}/data truthgraph-small"
+    shell("cpu1", f"docker volume create {volume}")
+    try:
+        run = play("deploy", other)
+        assert run.code == 0, str(run)
+        yield
+    finally:
+        back = play("deploy", {**reference, "postgres_allow_restart": True})
+        assert back.code == 0, str(back)
+        shell("cpu1", f"docker volume rm truthgraph-small && umount {SMALL} && rmdir {SMALL}")
+
+
+def full():
+    # Until nothing fits any more, which is how dd ends; and what is written next needs room.
+    shell("cpu1", f"dd if=/dev/zero of={SMALL}/full bs=1M 2>/dev/null || test $(df --output=avail {SMALL} | tail -1) = 0")
+    switch = "docker exec truthgraph-postgres psql -XqU postgres -c 'SELECT pg_switch_wal()' >/dev/null 2>&1 && sleep 0.2"
+    shell("cpu1", f"timeout 60 sh -c 'while {switch.replace(chr(39), chr(34))}; do :; done' || test $? != 124")
+
+
+def test_a_full_disk(fleet, small_disk):
+    writer = recovers(fleet, "postgres: its disk is full for a while", lambda: (full(), time.sleep(HELD), shell("cpu1", f"rm {SMALL}/full")))
+    assert writer.failed

@@ -47,6 +47,36 @@ def test_key_changes_with_each_part_and_only_with_them(contexts):
     assert changed["mirror"] == first["mirror"]
 
 
+def test_versions_that_share_a_context_have_keys_of_their_own(contexts):
+    (contexts / "python" / "finish.sh").write_text("version=3.13\n")
+    fixed = plan(contexts)[0]
+    (contexts / "python" / "finish.sh").write_text("version=@VERSION@\n")
+    filled = plan(contexts)[0]
+    # It is what is built that counts, not how it came to be.
+    assert filled["hashes"] == fixed["hashes"]
+    assert (fixed["versioned"], filled["versioned"]) == ([], ["python/finish.sh"])
+    older = dict(CATALOGUE["python:3.13"], mirror="public.example/library/python:3.11-slim")
+    [other] = base_images.base_image_plan(["python:3.11"], {"python:3.11": older}, str(contexts), "r:5000/truthgraph")
+    assert other["hashes"]["debian"] != filled["hashes"]["debian"]
+
+
+def test_an_extension_that_is_compiled_counts_with_its_mirror(contexts):
+    (contexts / "vector").mkdir()
+    (contexts / "vector" / "Dockerfile").write_text("RUN make @VERSION@\n")
+    extension = {"context": "vector", "suite": "trixie", "tools": ["gcc"]}
+    catalogue = {"python:3.13": dict(CATALOGUE["python:3.13"], suite="bookworm", extension=extension)}
+
+    def key(mirrors):
+        [entry] = base_images.base_image_plan(["python:3.13"], catalogue, str(contexts), "p", mirrors=mirrors)
+        assert entry["extension"] == extension and entry["versioned"] == ["vector/Dockerfile"]
+        return entry["hashes"]["debian"]
+
+    first = key({"trixie": ["http://a"]})
+    assert key({"trixie": ["http://b"]}) != first
+    (contexts / "vector" / "Dockerfile").write_text("RUN make OPTFLAGS= @VERSION@\n")
+    assert key({"trixie": ["http://a"]}) != first
+
+
 def test_missing_context_and_unknown_name_are_named(contexts):
     (contexts / "python" / "finish.sh").unlink()
     with pytest.raises(AnsibleFilterError, match="missing or empty"):

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.truthgraph.platform.molecule.shared.authority import Authority
 from ansible_collections.truthgraph.platform.plugins.action import prober as action
 from ansible_collections.truthgraph.platform.plugins.plugin_utils import prober as engine
 
@@ -105,6 +107,30 @@ def test_one_connection_is_kept(service: Service) -> None:
     assert (service.asked, service.connections) == (5, 1)
     assert 0 < seen["latency"]["p50"] <= seen["latency"]["p99"]
     assert [sample[1:3] + sample[4:] for sample in seen["samples"]] == [("cpu1", 200, "one")] * 5
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "why"),
+    [
+        ("api.example.org", True, ""),
+        ("other.example.org", True, "certificate"),
+        ("api.example.org", False, "certificate"),
+    ],
+    ids=["as-it-should-be", "other-name", "other-authority"],
+)
+def test_by_tls(service: Service, tmp_path: Path, name: str, known: bool, why: str) -> None:
+    authority = Authority()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.write(tmp_path, "api.example.org"))
+    service.socket = context.wrap_socket(service.socket, server_side=True)
+    (tmp_path / "ca.crt").write_text((authority if known else Authority()).text)
+    tls = {"name": name, "ca": str(tmp_path / "ca.crt")}
+    target = engine.Target("cpu1", service.url.replace("http:", "https:"), 50, 2, tls=tls)
+    for _time in range(3):
+        target.probe()
+    seen = target.summary()
+    assert (seen["requests"], seen["failures"]) == (3, 3 if why else 0), seen
+    assert all(why in failure["what"].lower() for failure in seen["first_failures"])
 
 
 def test_a_connection_closed_between_requests_is_no_failure(service: Service) -> None:
@@ -232,15 +258,16 @@ def test_targets_that_never_answered_are_not_counted() -> None:
     assert not engine.totals({"b": lost})["measured"]
 
 
-@pytest.mark.parametrize("url", ["https://a/", "a:80", "http://", "http://me:secret@a/", "http://a:99999/"])
+@pytest.mark.parametrize("url", ["ftp://a/", "a:80", "http://", "http://me:secret@a/", "http://a:99999/"])
 def test_urls_that_cannot_be_used(url: str) -> None:
     with pytest.raises(ValueError):
         engine.parse_url(url)
 
 
 def test_urls() -> None:
-    assert engine.parse_url("http://[::1]/x?y=1") == ("::1", 80, "/x?y=1")
-    assert engine.parse_url("http://a:81") == ("a", 81, "/")
+    assert engine.parse_url("http://[::1]/x?y=1") == ("::1", 80, "/x?y=1", False)
+    assert engine.parse_url("http://a:81") == ("a", 81, "/", False)
+    assert engine.parse_url("https://a/x") == ("a", 443, "/x", True)
 
 
 # From here on as Ansible runs it.

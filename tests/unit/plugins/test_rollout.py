@@ -637,6 +637,7 @@ def stable(
 ) -> dict[str, t.Any]:
     """Return a record of a release that was stable, with the schema that it left and the revisions that it knows."""
     schema = {"after": [after], "known": list(known), "contracts": list(more.pop("contracts", ()))}
+    schema.update({name: more.pop(name) for name in ("irreversible", "heads", "taken_back", "taking_back") if name in more})
     entry = {"result": "stable", "stable_at": when, "revision": "0123", "schema": schema, "written_at": when}
     return record(release, **{**entry, **more})
 
@@ -734,6 +735,119 @@ def test_records_without_a_schema_are_no_problem(schema: dict[str, t.Any]) -> No
     assert targets(ledger("r2", first, second)) == {"r1": ""}
 
 
+# What a return means for the data.
+
+
+def backup(name: str, *revision: str, **more: t.Any) -> dict[str, t.Any]:
+    return {"backup": name, "begun": f"begun {name}", "revision": list(revision), "rows": 7, "problem": "", **more}
+
+
+def way(states: dict[str, rollout.State], release: str, **more: t.Any) -> dict[str, t.Any]:
+    found = rollout.rollback_targets(states, descriptions(), **more)
+    return next(row for row in found if row["release"] == release)
+
+
+def image_of(release: str) -> dict[str, t.Any]:
+    return {"topology": "split", "images": {"core": f"core@{release}", "ml": "ml"}}
+
+
+R1 = stable("r1", 10, **image_of("r1"))
+R2 = stable("r2", 20, "s2", ("s1", "s2"), **image_of("r2"))
+R3 = stable("r3", 30, "s3", ("s1", "s2", "s3"), contracts=("s3",), **image_of("r3"))
+BACKUPS = [backup("b4", "s3"), backup("b3", "s1", problem="damaged"), backup("b2", "s1"), backup("b1", "s1"), backup("b0")]
+
+
+def test_what_only_adds_can_stay_or_go_after_the_switch() -> None:
+    row = way(ledger("r2", R1, R2), "r1", backups=BACKUPS)
+    assert (row["problem"], row["ways"]) == ("", {"keep": "", "downgrade": "", "restore": ""})
+    assert (row["back"], row["order"], row["image"], row["backup"]["backup"]) == (["s2"], "after", "core@r2", "b2")
+
+
+def test_what_takes_away_has_to_go_before() -> None:
+    row = way(ledger("r3", R1, R2, R3), "r2", way="downgrade", backups=[])
+    assert (row["problem"], row["back"], row["order"], row["image"]) == ("", ["s3"], "before", "core@r3")
+    assert row["ways"] == {
+        "keep": "the schema has moved past it: s3 took away what it uses",
+        "downgrade": "",
+        "restore": "no backup has its schema (s2)",
+    }
+
+
+def test_a_refusal_names_the_other_ways() -> None:
+    states = ledger("r3", R1, R2, R3)
+    found = rollout.rollback_choice(rollout.rollback_targets(states, descriptions(), "keep", BACKUPS), "r1")
+    assert found["problem"].startswith("Release r1 cannot be returned to: the schema has moved past it: s3 took away")
+    assert "-e rollback_data=downgrade takes s2, s3 back" in found["problem"]
+    assert "-e rollback_data=restore puts backup b2 of begun b2 in the place" in found["problem"]
+    # Without a name it is the one that served last, although nothing can be returned to.
+    found = rollout.rollback_choice(rollout.rollback_targets(states, descriptions(), "keep", None), "")
+    assert found["release"] == "r2" and found["problem"].startswith("Release r2 cannot be returned to: the schema")
+    # Nobody has looked for backups.
+    assert "-e rollback_data=restore puts the newest backup of its schema, if there is one," in found["problem"]
+    # What was never stable is not helped by any way.
+    states = ledger("r2", record("r0", "failed"), R2)
+    found = rollout.rollback_choice(rollout.rollback_targets(states, descriptions()), "r0")
+    assert "rollback_data" not in found["problem"]
+
+
+def test_what_cannot_be_taken_back_is_known_beforehand() -> None:
+    new = stable("r2", 20, "s2", ("s1", "s2"), irreversible=["s2"], **image_of("r2"))
+    row = way(ledger("r2", R1, new), "r1", way="downgrade", backups=BACKUPS)
+    assert row["problem"] == "s2 cannot be taken back" and row["fit"]
+    found = rollout.rollback_choice([row], "r1", "downgrade")
+    assert "-e rollback_data=keep leaves the schema as it is" in found["problem"]
+    assert "-e rollback_data=restore puts backup b2" in found["problem"]
+    assert way(ledger("r2", R1, new), "r1")["problem"] == ""
+
+
+def test_a_database_of_the_users_own_is_left_alone() -> None:
+    ways = way(ledger("r2", R1, R2), "r1", managed=False)["ways"]
+    assert ways["keep"] == "" and ways["downgrade"] == ways["restore"] != ""
+
+
+def test_where_there_is_nothing_to_take_back() -> None:
+    row = way(ledger("r2", R1, stable("r2", 20, **image_of("r2"))), "r1", way="downgrade", backups=BACKUPS)
+    assert (row["problem"], row["back"], row["ways"]["keep"]) == ("", [], "")
+    assert row["ways"]["restore"].startswith("the database has no migration")
+
+
+def test_a_release_that_was_deployed_on_a_later_schema_has_no_backup_unless_its_heads_are_known() -> None:
+    ahead = stable("r1", 10, "s2", ("s1",), **image_of("r1"))
+    assert way(ledger("r2", ahead, R2), "r1", backups=BACKUPS)["backup"] == {}
+    ahead = stable("r1", 10, "s2", ("s1",), heads=["s1"], **image_of("r1"))
+    assert way(ledger("r2", ahead, R2), "r1", backups=BACKUPS)["backup"]["backup"] == "b2"
+
+
+@pytest.mark.parametrize("mark", ["taken_back", "taking_back"])
+def test_a_release_whose_migrations_are_gone_is_deployed_and_not_returned_to(mark: str) -> None:
+    gone = stable("r2", 20, "s2", ("s1", "s2"), **{mark: ["s2"]}, **image_of("r2"))
+    row = way(ledger("r1", R1, gone), "r2")
+    assert row["problem"] == "s2, which it needs, was taken back; deploy it again" and not row["fit"]
+    # Another release has brought it since.
+    again = stable("r3", 30, "s2", ("s1", "s2"), **image_of("r3"))
+    assert way(ledger("r3", R1, gone, again), "r2")["problem"] == ""
+
+
+def test_what_was_taken_back_takes_nothing_away_any_more() -> None:
+    gone = stable("r2", 20, "s2", ("s1", "s2"), contracts=("s2",), taken_back=["s2"], **image_of("r2"))
+    assert way(ledger("r3", R1, gone, stable("r3", 30, **image_of("r3"))), "r1")["problem"] == ""
+    # As long as it is not known whether it was, it may have.
+    begun = stable("r2", 20, "s2", ("s1", "s2"), contracts=("s2",), taking_back=["s2"], **image_of("r2"))
+    assert "took away what it uses" in way(ledger("r3", R1, begun, stable("r3", 30, **image_of("r3"))), "r1")["problem"]
+
+
+def test_what_becomes_of_revisions_is_noted_where_they_are_known() -> None:
+    records = {**R1, **R2, **R3}
+    marked = {one["id"]: one["schema"] for one in rollout.schema_marked(records, ["s2", "s3"], "taking_back", 50)}
+    assert {name: schema["taking_back"] for name, schema in marked.items()} == {"r2": ["s2"], "r3": ["s2", "s3"]}
+    once = {one["id"]: one for one in rollout.schema_marked(records, ["s2", "s3"], "taking_back", 50)}
+    after = {one["id"]: one for one in rollout.schema_marked(once, ["s2", "s3"], "taken_back", 60)}
+    assert (after["r3"]["schema"]["taking_back"], after["r3"]["schema"]["taken_back"]) == ([], ["s2", "s3"])
+    assert after["r3"]["written_at"] == 60 and after["r3"]["schema"]["known"] == ["s1", "s2", "s3"]
+    back = {one["id"]: one["schema"] for one in rollout.schema_marked(after, ["s1", "s2"], "applied", 70)}
+    assert back["r3"]["taken_back"] == ["s3"] and back["r2"]["taken_back"] == []
+
+
 def with_other_core() -> dict[str, dict[str, t.Any]]:
     """Return the services of a release with another core image, as its record holds them."""
     return rollout.plan(wanted(core=OTHER_CORE), {host: empty() for host in "abc"})["record"]["services"]
@@ -769,6 +883,47 @@ def test_of_several_records_the_one_written_last_counts() -> None:
     states["b"]["records"] = record("r1", "rolled back", written_at=11) | record("r0", "failed")
     found = rollout.known_records(states)
     assert found["r1"]["result"] == "rolled back" and set(found) == {"r0", "r1"}
+
+
+# A host that takes another's place.
+
+
+def test_the_new_host_gets_what_the_others_serve_and_they_keep_it() -> None:
+    states = deployed(wanted())
+    states["b"] = empty()
+    plan = rollout.plan(wanted(), states)
+    actions = {(host, service): entry["action"] for host, services in plan["hosts"].items() for service, entry in services.items()}
+    assert actions == {("a", "api"): "keep", ("b", "api"): "replace", ("c", "inference"): "keep"}
+
+
+@pytest.mark.parametrize("number", ["", ".3"])
+def test_a_new_inference_host_is_what_the_apis_ask_for(number: str) -> None:
+    states = deployed(wanted())
+    key = rollout.inference_base(wanted()) + number
+    for host in "ab":
+        states[host]["traffic"]["egress_blue"] = key
+    states["c"] = empty()
+    plan = rollout.plan(wanted(), states)
+    assert plan["inference"] == key
+    assert [plan["hosts"][host]["api"]["action"] for host in "ab"] == ["keep", "keep"]
+    assert plan["hosts"]["c"]["inference"]["map"] == {key: "blue"}
+
+
+def activated(release: str, activated_at: float) -> dict[str, t.Any]:
+    return {"id": release, "result": "stable", "stable_at": activated_at, "activated_at": activated_at, "services": {}}
+
+
+def test_what_serves_is_what_the_apis_answer() -> None:
+    states = deployed(wanted())
+    serving = states["a"]["traffic"]["api_blue"]
+    records = {serving: activated(serving, 5), "f" * 12: activated("f" * 12, 9)}
+    for state in states.values():
+        state["records"] = records
+    assert rollout.serving_release(states) == serving
+    # Where no API has stayed, the ledger says what served last.
+    assert rollout.serving_release({"c": states["c"]}) == "f" * 12
+    assert rollout.serving_release({"c": empty(records={"e" * 12: {"id": "e" * 12, "result": "failed"}})}) == ""
+    assert rollout.serving_release({}) == ""
 
 
 def test_the_live_release() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from engine_double import EngineDouble
+
+from ansible_collections.truthgraph.platform.molecule.shared.authority import Authority
 
 
 class Service(ThreadingHTTPServer):
@@ -85,3 +88,26 @@ def test_the_first_that_does_not_answer_well_ends_it(engine: EngineDouble, servi
 def test_another_answer_is_not_the_right_one(engine: EngineDouble, service: Service) -> None:
     question = service.question("/verify", body={"claim": "a"}, expect={"claim": "b"})
     assert "its claim is 'a' and not 'b'" in engine.run("service_answers", requests=[question], retries=0)["msg"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "name", "failed"),
+    [("own", "gpu1", False), ("other", "gpu1", True), ("", "gpu1", True), ("own", "gpu2", True)],
+    ids=["as-it-should-be", "certificate-of-another-authority", "no-certificate", "other-server"],
+)
+def test_by_tls_with_a_certificate(
+    engine: EngineDouble, service: Service, tmp_path: Path, shown: str, name: str, failed: bool
+) -> None:
+    authority = Authority()
+    (tmp_path / "ca.crt").write_text(authority.text)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tmp_path / "ca.crt"))
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(*authority.write(tmp_path / "server", "gpu1"))
+    service.socket = context.wrap_socket(service.socket, server_side=True)
+    tls = {"ca": str(tmp_path / "ca.crt"), "name": name}
+    if shown:
+        signer = authority if shown == "own" else Authority()
+        tls["certificate"], tls["key"] = signer.write(tmp_path / "client", "egress", use="client")
+    result = engine.run("service_answers", requests=[service.question("/health", tls=tls)], retries=0)
+    assert bool(result.get("failed")) is failed, json.dumps(result)
+    assert bool(service.asked) is not failed

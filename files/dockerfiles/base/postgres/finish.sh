@@ -3,7 +3,7 @@
 set -eu
 root=$1
 here=$(dirname "$0")
-version=17
+version=@VERSION@
 
 # Compiling queries needs 180 MB of LLVM for a gain that small queries never see. Without its library the server goes
 # on without it (jit has no effect).
