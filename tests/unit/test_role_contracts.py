@@ -75,6 +75,21 @@ def test_defaults_of_the_specification_are_those_of_the_role(role: Path) -> None
 
 
 @each_role
+def test_every_default_can_be_worked_out_where_it_is_an_option(role: Path) -> None:
+    """Ansible works out every option of an entry point before its first task, whether it is used or not."""
+    defaults = document(role / "defaults" / "main.yml") or {}
+    undefined = []
+    for entry_point, specification in specifications(role).items():
+        options = specification.get("options", {})
+        known = set(defaults) | {name for name, option in options.items() if option.get("required")}
+        for name in set(options) & set(defaults):
+            for used in re.findall(rf"\b{role.name}_\w+", str(defaults[name])):
+                if used not in known:
+                    undefined.append(f"{entry_point}: {name} needs {used}")
+    assert not undefined
+
+
+@each_role
 def test_every_option_and_entry_point_is_described(role: Path) -> None:
     for entry_point, specification in specifications(role).items():
         assert specification.get("short_description"), entry_point
