@@ -128,7 +128,7 @@ def play(playbook, variables, *options, code=0, timeout=900):
     done = subprocess.run(
         [*command, "-e", json.dumps(variables), *options],
         cwd=CHECKOUT,
-        env=toolchain_environment(),
+        env=toolchain_environment(ANSIBLE_STDOUT_CALLBACK="ansible.builtin.default"),
         capture_output=True,
         text=True,
         timeout=timeout,
