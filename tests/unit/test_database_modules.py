@@ -135,12 +135,15 @@ def test_what_psql_writes_for_others_is_what_was_meant() -> None:
 
 def test_another_database_gets_the_name_and_the_present_one_is_kept(server: Server, live: dict[str, t.Any]) -> None:
     server.sql("CREATE DATABASE truthgraph_adopting OWNER truthgraph")
-    code, answer, errors = run(live, "swap", "truthgraph_adopting", "truthgraph_before")
+    code, answer, errors = run(live, "exchange", "truthgraph_adopting", "--keep-as", "truthgraph_before")
     assert code == 0 and answer["kept"] == "truthgraph_before", errors
     assert server.sql("SELECT count(*) FROM evidence", "truthgraph_before") == "100"
     for wrong in (("truthgraph_adopting", "x"), ("truthgraph_before", "postgres")):
-        code, _, errors = run(live, "swap", *wrong)
+        code, _, errors = run(live, "exchange", wrong[0], "--keep-as", wrong[1])
         assert code == 1 and "Nothing was changed" in errors
-    assert run(live, "swap", "truthgraph_before", "truthgraph_not")[0] == 0
+    # Only what a restore has kept goes back without a name for what is there.
+    code, _, errors = run(live, "exchange", "truthgraph_before")
+    assert code == 1 and "that a restore of truthgraph has kept" in errors
+    assert run(live, "exchange", "truthgraph_before", "--keep-as", "truthgraph_not")[0] == 0
     assert server.sql("SELECT count(*) FROM evidence", "truthgraph") == "100"
     assert {"truthgraph", "truthgraph_not"} <= set(databases(server))
