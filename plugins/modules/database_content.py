@@ -12,23 +12,13 @@ description:
   - Reads a Postgres that runs in a container of this host, in one transaction that sees one moment.
   - The checksum of a table does not depend on the order of its rows, on the version of Postgres, or on settings.
 options:
-  container:
-    description: The container.
-    type: str
-    required: true
-  database:
-    description: The database.
-    type: str
-    required: true
-  user:
-    description: A superuser, who logs in over the socket in the container.
-    type: str
-    default: postgres
   without:
     description: Schemas that are left out.
     type: list
     elements: str
     default: []
+extends_documentation_fragment:
+  - truthgraph.platform.database_container
 attributes:
   check_mode:
     support: full

@@ -14,18 +14,6 @@ description:
     one transaction. Rows that both have are not touched.
   - Tables, columns and their types must be there already. Triggers and foreign keys do not act meanwhile.
 options:
-  container:
-    description: The container of Postgres on this host.
-    type: str
-    required: true
-  database:
-    description: The database.
-    type: str
-    required: true
-  user:
-    description: A superuser, who logs in over the socket in the container.
-    type: str
-    default: postgres
   path:
     description: The file. It is made readable by root only.
     type: path
@@ -39,6 +27,8 @@ options:
     type: str
     choices: [exported, imported]
     required: true
+extends_documentation_fragment:
+  - truthgraph.platform.database_container
 attributes:
   check_mode:
     support: none
