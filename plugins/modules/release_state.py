@@ -49,6 +49,10 @@ options:
     description: How many of the journal's last entries to answer.
     type: int
     default: 20
+  backups:
+    description: Directory of the database's backups, if this host has any.
+    type: path
+    default: /var/lib/truthgraph/backups
 extends_documentation_fragment:
   - truthgraph.platform.host_state
   - truthgraph.platform.host_state.traffic
@@ -148,6 +152,16 @@ other_credentials:
   returned: always
   type: list
   elements: str
+backups:
+  description:
+    - C(count), how many backups of the database the host has, C(newest) and C(proven), the newest of all and of those that
+      were proven, each with C(backup) (its name), C(begun) (in seconds since the epoch), C(rows) and C(bytes).
+  returned: always
+  type: dict
+disk:
+  description: Bytes in all (C(total)) and for new files (C(free)), by the path of what fills a disk.
+  returned: always
+  type: dict
 now:
   description: The host's clock, in seconds since the epoch.
   returned: always
@@ -155,12 +169,13 @@ now:
 """
 
 import os
+import shutil
 import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.truthgraph.platform.plugins.module_utils import seal, secret_files, slots, traffic
+from ansible_collections.truthgraph.platform.plugins.module_utils import backups, seal, secret_files, slots, traffic
 from ansible_collections.truthgraph.platform.plugins.module_utils.docker_cli import DockerCli
 from ansible_collections.truthgraph.platform.plugins.module_utils.ledger import Held, Ledger, Lock
 
@@ -236,6 +251,18 @@ def take(lock: Lock, wanted: dict[str, t.Any]) -> int:
         return 0
 
 
+def disk(paths: t.Iterable[str]) -> dict[str, dict[str, int]]:
+    """Return how large the disks of these paths are and how much is free, each disk once. A path may be yet to come."""
+    found: dict[int, tuple[str, dict[str, int]]] = {}
+    for path in paths:
+        there = path
+        while not os.path.exists(there):
+            there = os.path.dirname(there)
+        usage = shutil.disk_usage(there)
+        found.setdefault(os.stat(there).st_dev, (path, {"total": usage.total, "free": usage.free}))
+    return dict(found.values())
+
+
 def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
@@ -252,6 +279,7 @@ def main() -> None:
             "lock": {"type": "dict", "default": {}},
             "give_back": {"type": "int", "default": 0},
             "journal": {"type": "int", "default": 20},
+            "backups": {"type": "path", "default": "/var/lib/truthgraph/backups"},
         },
         supports_check_mode=True,
     )
@@ -292,6 +320,8 @@ def main() -> None:
         },
         certificates=seal.certificates(module.params["config"]),
         other_credentials=other_credentials(module.params["credentials"]),
+        backups=backups.summary(module.params["backups"]),
+        disk=disk(("/var/lib/docker", root)),
         now=time.time(),
     )
 
