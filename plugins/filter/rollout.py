@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.truthgraph.platform.plugins.plugin_utils import rollout
+from ansible_collections.truthgraph.platform.plugins.plugin_utils import plan, rollout
 
 
 class FilterModule:
@@ -16,6 +16,9 @@ class FilterModule:
             "release_target": rollout.target,
             "release_target_of": rollout.target_of,
             "release_plan": rollout.plan,
+            "release_plan_rows": plan.rows,
+            "release_plan_settings": plan.configuration,
+            "release_plan_migrations": plan.migrations,
             "release_leftovers": rollout.leftovers,
             "release_records": rollout.known_records,
             "release_live": rollout.live_release,

@@ -158,7 +158,10 @@ class Registry:
         )
 
     def image(self, reference, architecture=""):
-        """Return what is known about an image: exists, digest, compressed_bytes, labels, created."""
+        """Return what is known about an image: exists, digest, compressed_bytes, labels, created, layers.
+
+        `layers` are the compressed bytes of each layer by its diff id, by which an engine that has it knows it.
+        """
         parts = parse_reference(reference)
         found = {"reference": reference, "exists": False, "digest": "", "compressed_bytes": 0, "labels": {}}
         manifest = self.manifest(parts["repository"], parts["digest"] or parts["tag"] or "latest")
@@ -178,6 +181,8 @@ class Registry:
             details = json.loads(config[1])
             found["labels"] = (details.get("config") or {}).get("Labels") or {}
             found["created"] = details.get("created", "")
+            ids = (details.get("rootfs") or {}).get("diff_ids") or []
+            found["layers"] = {number: layer["size"] for number, layer in zip(ids, content["layers"])}
         return found
 
 

@@ -286,6 +286,7 @@ class Report:
     revision: str = ""
     committed_at: int = 0
     requires_python: str = ""
+    migrations: list[dict[str, t.Any]] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
     findings: list[Finding] = dataclasses.field(default_factory=list)
 
@@ -904,6 +905,32 @@ def _check_alembic(root: pathlib.Path, report: Report) -> None:
             "Every deploy runs `alembic upgrade head` in the image of the API before the API starts.",
             "Commit the directory that `alembic init` made, or set script_location to where it is.",
         )
+    else:
+        report.migrations = migrations(root / location / "versions")
+
+
+def migrations(directory: pathlib.Path) -> list[dict[str, t.Any]]:
+    """Return the migrations of a directory in the order of their files, without running any.
+
+    Each has `revision`, `file`, and `contract`, whether it says that it takes away what earlier releases use. A file that
+    cannot be read as one is left to Alembic, which says what is wrong with it.
+    """
+    found = []
+    for path in sorted(directory.glob("*.py")):
+        try:
+            body = ast.parse(path.read_text(encoding="utf-8")).body
+        except (SyntaxError, ValueError):
+            continue
+        said: dict[str, t.Any] = {}
+        for node in body:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+            if targets and isinstance(node.value, ast.Constant):
+                said.update({target.id: node.value.value for target in targets if isinstance(target, ast.Name)})
+        if isinstance(said.get("revision"), str):
+            found.append(
+                {"revision": said["revision"], "file": path.name, "contract": said.get("contract") is True}
+            )
+    return found
 
 
 def message(root: str, findings: list[Finding]) -> str:

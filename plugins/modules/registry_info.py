@@ -63,6 +63,7 @@ images:
       compressed_bytes: 31457280
       labels: {}
       created: "2026-01-01T00:00:00Z"
+      layers: {"sha256:7c1e…": 29360128}
 """
 
 from ansible.module_utils.basic import AnsibleModule

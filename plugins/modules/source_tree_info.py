@@ -88,6 +88,12 @@ requires_python:
   description: The field of that name in C(pyproject.toml).
   returned: always
   type: str
+migrations:
+  description: The migrations of the tree, in the order of their files.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{revision: "0001", file: 0001_evidence.py, contract: false}]
 warnings:
   description: What is done about the tree that its authors may not expect.
   returned: always

@@ -16,7 +16,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from engine_double import EngineDouble
 
-CONFIG = json.dumps({"config": {"Labels": {"a": "b"}}, "created": "2026-01-01T00:00:00Z"}).encode()
+CONFIG = json.dumps(
+    {
+        **{"config": {"Labels": {"a": "b"}}, "created": "2026-01-01T00:00:00Z"},
+        "rootfs": {"type": "layers", "diff_ids": ["sha256:base", "sha256:app"]},
+    }
+).encode()
 MANIFEST = json.dumps(
     {
         "config": {"digest": "sha256:" + hashlib.sha256(CONFIG).hexdigest(), "size": 100},
@@ -156,6 +161,7 @@ def test_image(server, tag):
     assert found["exists"]
     assert found["compressed_bytes"] == 123
     assert found["labels"] == {"a": "b"}
+    assert found["layers"] == {"sha256:base": 20, "sha256:app": 3}
     if tag == "3.13":
         assert found["digest"] == DIGEST
 

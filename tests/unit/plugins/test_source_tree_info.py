@@ -63,6 +63,22 @@ def test_the_reference_application_is_a_good_tree():
     assert inspect_tree(app, "split").findings == inspect_tree(app, "monolith").findings == []
 
 
+def test_migrations_are_read_without_running_them(tree):
+    write(
+        tree,
+        {
+            "alembic/versions/0001_a.py": 'raise SystemExit\nrevision = "0001"\n',
+            "alembic/versions/0002_b.py": 'revision: str = "0002"\ncontract = True\n',
+            "alembic/versions/broken.py": "revision = (\n",
+            "alembic/versions/helper.py": "other = 1\n",
+        },
+    )
+    assert inspect_tree(tree, "split").migrations == [
+        {"revision": "0001", "file": "0001_a.py", "contract": False},
+        {"revision": "0002", "file": "0002_b.py", "contract": True},
+    ]
+
+
 def test_a_missing_tree_is_named(tmp_path):
     found = finding(tmp_path / "absent")
     assert found.file == str(tmp_path / "absent")
