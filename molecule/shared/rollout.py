@@ -591,6 +591,16 @@ class Fleet:
         return self._known[name]
 
 
+def unchanged(before: dict[str, Seen], after: dict[str, Seen]) -> None:
+    """Check that all is as it was: what runs since when, which slot serves, what is remembered, and who has worked last."""
+    for name in before:
+        assert after[name].running == before[name].running, name
+        assert after[name].map == before[name].map, name
+        assert after[name].records == before[name].records, name
+        assert after[name].journal == before[name].journal, name
+        assert after[name].lock is None, name
+
+
 def replace(path: pathlib.Path, old: str, new: str) -> None:
     """Replace a text in a file, where it is exactly once."""
     text = path.read_text(encoding="utf-8")

@@ -5,23 +5,13 @@ import re
 
 import pytest
 
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, SERVICES, header, never_ready, play
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, SERVICES, header, never_ready, play, unchanged
 
 ROLLED_OUT = list(SERVICES)
 SAW_NOTHING = r"Meanwhile (\d+) requests were sent to the API from here: 0 failed"
 VARIABLE = "TRUTHGRAPH_TEST_COLOUR"
 SECRET = "TRUTHGRAPH_TEST_TOKEN"
 SECRET_FILE = f"/run/secrets/truthgraph/{SECRET}"
-
-
-def unchanged(before, after):
-    # Everything is as it was: what runs since when, which slot serves, what is remembered, and who has worked last.
-    for name in before:
-        assert after[name].running == before[name].running, name
-        assert after[name].map == before[name].map, name
-        assert after[name].records == before[name].records, name
-        assert after[name].journal == before[name].journal, name
-        assert after[name].lock is None, name
 
 
 def switched(fleet, seen, old, new):
