@@ -66,7 +66,8 @@ def probed(path: str | None, started: str) -> tuple[dict[str, t.Any], list[repor
         return {}, []
     if result.get("started") != started:
         return {}, []
-    return result, [tuple(sample) for sample in report.read_lines(os.path.join(path, "samples.jsonl"))[0]]
+    samples, left_out = report.read_lines(os.path.join(path, "samples.jsonl"))
+    return {**result, "left_out": left_out}, [tuple(sample) for sample in samples]
 
 
 class ActionModule(ActionBase):

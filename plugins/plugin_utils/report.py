@@ -12,7 +12,8 @@ run      what the role release says of the run (roles/release/vars/main.yml, __r
          release_prune}), registry ([repository@digest])
 notes    one entry for each phase and host, as the action slot writes them: host, phase, services, began, ended (seconds since
          the epoch, by the clock of the control node), failed, actions, watched, serves
-probe    the prober's result.json (plugins/plugin_utils/prober.py); nothing where it did not run
+probe    the prober's result.json (plugins/plugin_utils/prober.py); nothing where it did not run. With left_out, the
+         samples are not all that there are
 samples  its samples.jsonl: [seconds since its start, target, status (0 for none), milliseconds, release]
 
 What comes out of `document` is what the JSON file holds. In it, `at`, `began` and `ended` of anything are seconds since the
@@ -35,8 +36,8 @@ WIDTHS = (0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 MOST_BUCKETS = 300
 # On average, so that a percentile of an interval means something.
 FEWEST_REQUESTS = 5
-# Of the samples, about a million requests: what was before is counted in the totals and not drawn.
-MOST_BYTES = 32_000_000
+# Of the samples, about 200 000 requests, which takes a second: what was before is counted in the totals and not drawn.
+MOST_BYTES = 8_000_000
 MOST_SWITCHES = 20
 # Shorter values would be found in ordinary words.
 SHORTEST_SECRET = 4
@@ -158,7 +159,7 @@ def probed(probe: Data, samples: list[Sample], began: float) -> Data:
     """Return what the prober saw: totals of the targets that have ever answered, and each target over time."""
     targets = probe.get("targets") or {}
     if not targets:
-        return {"measured": False, "targets": {}}
+        return {"measured": False, "left_out": False, "targets": {}}
     offset = datetime.datetime.fromisoformat(probe["started"].replace("Z", "+00:00")).timestamp() - began
     by_target: dict[str, list[Sample]] = {name: [] for name in targets}
     for sample in samples:
@@ -181,6 +182,7 @@ def probed(probe: Data, samples: list[Sample], began: float) -> Data:
     counted = [target for target in found.values() if not target["never_answered"]]
     return {
         "measured": bool(counted),
+        "left_out": bool(probe.get("left_out")),
         **{name: sum(target[name] for target in counted) for name in ("requests", "failures", "unanswered")},
         "longest_gap": max((target["longest_gap"] for target in counted), default=0.0),
         "bucket_seconds": seconds,

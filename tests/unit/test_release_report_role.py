@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from ansible_collections.truthgraph.platform.plugins.module_utils.ledger import Ledger, Lock
 
 OLD, NEW = "1a2b3c4d5e6f", "9f8e7d6c5b4a"
 SECRET = "correct/horse battery"
@@ -64,6 +67,8 @@ def state(live: str, *found: tuple[str, str, str], **more: t.Any) -> dict[str, t
     }
 
 
+# An engine that has nothing, and a way to root that stays who it is.
+PROGRAMS = {"docker": ":", "sudo": 'while [ "$1" != /bin/sh ]; do shift; done; exec "$@"', "systemctl": ":"}
 HOSTS = {
     "build1": ["truthgraph_build", "truthgraph_registry"],
     "cpu1": ["truthgraph_postgres", "truthgraph_api"],
@@ -127,9 +132,13 @@ class Lab:
         now = time.time() + 5
         entry.update(began=now, ended=now + 1, serves={"api": {"slot": "green", "release": NEW}})
         self.reports.mkdir()
+        (home / "bin").mkdir()
+        for name, body in PROGRAMS.items():
+            (home / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+            (home / "bin" / name).chmod(0o755)
         (self.reports / f".steps-{LOCK}.jsonl").write_text(f"{json.dumps(entry)}\n")
 
-    def play(self, *tasks: dict[str, t.Any], code: int = 0, without: tuple[str, ...] = ()) -> str:
+    def play(self, *tasks: dict[str, t.Any], code: int = 0, without: tuple[str, ...] = (), **variables: t.Any) -> str:
         """Run tasks on the hosts after what a run has noted by then, and return what was printed."""
         states = task("State", "ansible.builtin.set_fact", {"release_state": "{{ states[inventory_hostname] }}"})
         images = {"core": size(CORE[NEW], 203_000_000), "ml": size(ML, 9**9)}
@@ -139,7 +148,7 @@ class Lab:
         step = [f"{{{{ {{'name': 'plan', 'at': {time.time()} }} }}}}"]
         known = {name: value for name, value in {**FACTS, "release_steps": step}.items() if name not in without}
         whole = {
-            **{"hosts": "truthgraph", "gather_facts": False, "vars": settings},
+            **{"hosts": "truthgraph", "gather_facts": False, "vars": {**settings, **variables}},
             "tasks": [states, built, facts(known), *tasks],
         }
         (self.home / "play.yml").write_text(yaml.safe_dump([whole], sort_keys=False))
@@ -211,6 +220,18 @@ def test_a_run_that_failed_before_it_had_a_plan(lab: Lab) -> None:
     assert lab.facts["failures"] == ["cpu1: no room"] and lab.facts["plan"] == [] and lab.facts["images"] == []
 
 
+def test_a_rollback_knows_the_sizes_from_the_ledger(lab: Lab) -> None:
+    known = {**STATES, "cpu1": {**STATES["cpu1"], "records": {name: record(name) for name in (OLD, NEW)}}}
+    plan = {**PLAN, "release": OLD, "record": {name: value for name, value in record(OLD).items() if name != "sizes"}}
+    served = {"release": NEW, "images": record(NEW)["images"], "sizes": {}}
+    returned = facts({"release_plan": plan, "release_earlier": served})
+    variables = {"states": known, "images": {}, "release_action": "rollback"}
+    lab.play(returned, role("report_file", __release_result="stable"), **variables)
+    core = lab.facts["images"][0]
+    assert (lab.facts["action"], lab.facts["release"], lab.facts["earlier"]) == ("rollback", OLD, NEW)
+    assert core["now"]["unpacked_bytes"] == 201_000_000 and core["before"]["unpacked_bytes"] is None
+
+
 def test_a_host_that_is_lost_is_named(lab: Lab) -> None:
     gone = task("Gone", "ansible.builtin.fail", {"msg": "as if it were"}, when="inventory_hostname == 'cpu2'")
     why = facts({"release_failure": "cpu1: no room", "release_phase": "preparing"})
@@ -242,3 +263,31 @@ def test_a_report_that_cannot_be_made_hides_no_failure(lab: Lab) -> None:
     said = lab.play(block, code=2)
     assert "this is what failed" in said and "could not be written" in said
     assert not list(lab.reports.glob("*.html"))
+
+
+def test_an_undone_run_ends_with_its_report(lab: Lab) -> None:
+    """The whole of tasks/undo.yml, as the steps of a deploy come to it, on hosts on which there is nothing to be undone."""
+    fence, _ = Lock(str(lab.home / "root")).acquire({"who": "me"}, "deploy", 60, time.time())
+    states = {**STATES, "cpu1": {**STATES["cpu1"], "fence": fence}}
+    (lab.reports / f".steps-{LOCK}.jsonl").unlink()
+    block = {
+        "name": "Steps",
+        "any_errors_fatal": True,
+        "block": [task("Fail", "ansible.builtin.fail", {"msg": "no room"}, when="inventory_hostname == 'cpu2'")],
+        "rescue": [role("undo")],
+    }
+    said = lab.play(earlier(), facts({"release_phase": "preparing"}), block, code=2, states=states)
+    assert said.index("The report of this run is") < said.index("cpu2: no room")
+    found = lab.facts
+    assert found["failures"] == ["cpu2: no room"] and found["outcome"] == "No request went to the new release."
+    assert [step["name"] for step in found["steps"]] == ["plan", "undo"]
+    assert {(entry["host"], *entry["services"]) for entry in found["phases"] if entry["phase"] == "undo"} == {
+        ("cpu1", "api"),
+        ("cpu2", "api"),
+        ("gpu1", "inference"),
+    }
+    assert found["serves"][0] == {"host": "cpu1", "service": "api", "slot": "", "release": ""}
+    # The lock is free again, and the ledger says what the report says.
+    assert Lock(str(lab.home / "root")).read() is None
+    assert Ledger(str(lab.home / "root")).journal()[-1]["why"] == "cpu2: no room"
+    assert Ledger(str(lab.home / "root")).records()[0][NEW]["sizes"].keys() == {CORE[NEW][-71:], ML[-71:]}

@@ -204,6 +204,7 @@ def test_percentiles_are_nearest_ranks() -> None:
     values = [float(value) for value in range(1, 101)]
     assert [report.percentile(values, part) for part in (0.5, 0.95, 0.99, 1.0)] == [50, 95, 99, 100]
     assert report.percentile([], 0.5) is None and report.percentile([7.0], 0.01) == 7
+    assert report.percentile([3.0, 1.0, 2.0], 0.5) == 2
 
 
 def test_steps_last_until_the_next_and_the_last_until_the_end() -> None:
@@ -400,6 +401,12 @@ def test_the_page_is_whole_and_asks_for_nothing(kind: str) -> None:
 def test_the_page_of_a_run_without_prober_says_so() -> None:
     text = report.page(report.document(run(), NOTES, {}, [], BEGAN + 63.4))
     assert "Nothing was measured" in text and 'id="latency"' not in text
+
+
+def test_what_is_not_drawn_is_said() -> None:
+    found = samples()
+    pages = [report.document(run(), NOTES, {**counts(found), "left_out": cut}, found, BEGAN + 63.4) for cut in (False, True)]
+    assert [("counted only" in report.page(facts)) for facts in pages] == [False, True]
 
 
 def test_the_page_of_many_requests_is_bounded() -> None:
