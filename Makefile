@@ -47,8 +47,15 @@ lint: setup ## yamllint and ansible-lint, profile production
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --offline
 
 .PHONY: unit
-unit: setup ## Unit tests of all Python
+unit: setup browser ## Unit tests of all Python
 	$(BIN)/pytest tests/unit
+
+# Debian's package, without a desktop. Where there is none, the tests that look at a page are skipped and say so.
+.PHONY: browser
+browser: ## Install a headless browser, which looks at the report in the unit tests
+	@command -v chromium-headless-shell chromium google-chrome >/dev/null || \
+	  { apt-get -q update && apt-get -qy --no-install-recommends install chromium-headless-shell; } || \
+	  echo "No headless browser could be installed: the tests that need one are skipped."
 
 .PHONY: molecule
 molecule: setup ## Deploy to the lab twice, and look at it with testinfra (SCENARIOS=...)

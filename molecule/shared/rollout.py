@@ -15,6 +15,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -185,6 +186,13 @@ class Run:
     def said(self) -> str:
         """Everything that the run said by messages."""
         return "\n".join(str(result["msg"]) for _, _, result in self.results if result.get("msg"))
+
+    @functools.cached_property
+    def report(self) -> dict[str, t.Any]:
+        """The facts of the report that the run has left."""
+        page = re.search(r"The report of this run is (\S+)\.html", self.said)
+        assert page, str(self)
+        return json.loads(pathlib.Path(f"{page[1]}.json").read_text(encoding="utf-8"))
 
     def __str__(self) -> str:
         lines = [f"{host}: {task}: {message}" for task, host, message in self.failures]

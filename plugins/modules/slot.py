@@ -91,6 +91,12 @@ options:
     description: Seconds that HAProxy's own check may take to find a prepared slot up.
     type: float
     default: 10
+  notes:
+    description:
+      - File on the control node to which a line of JSON is appended that says when the phase began and ended there, and
+        what it did. M(truthgraph.platform.release_report) reads it. Empty for none.
+    type: str
+    default: ""
 extends_documentation_fragment:
   - truthgraph.platform.host_state
   - truthgraph.platform.host_state.traffic
@@ -136,8 +142,16 @@ watched:
   returned: V(committed), if it was switched
   type: dict
   sample: {requests: 2012, errors: 0, seconds: 10.0}
+serves:
+  description:
+    - Which C(slot) serves each of the services now, and as what (C(release)), which for the inference service is the name by
+      which APIs ask for it. Both are empty where none does.
+  returned: not in check mode, if the map could be read
+  type: dict
+  sample: {api: {slot: green, release: 3f9c2a7b1c04}}
 """
 
+import contextlib
 import http.client
 import json
 import os
@@ -195,6 +209,15 @@ class Host:
             return
         traffic.publish(wanted, self.parameters["map"], self.proxy)
         self.actions.append(what)
+
+    def serving(self) -> dict[str, dict[str, str]]:
+        """Return slot and release that serve each service of this call."""
+        entries, found = self.map(), {}
+        for name in self.parameters["services"]:
+            slot = traffic.front(entries.get(name, ""))
+            names = [entries.get(f"api_{slot}", "")] if name == "api" else sorted(self.keys_of(entries, slot))
+            found[name] = {"slot": slot, "release": ", ".join(names)}
+        return found
 
     def in_memory(self) -> dict[str, str]:
         """Return which slot serves, as HAProxy has it."""
@@ -587,6 +610,7 @@ def main() -> None:
             "standby": {"type": "list", "elements": "str", "default": []},
             "makes_room": {"type": "str", "choices": ["", "pool", "alone"], "default": ""},
             "up_timeout": {"type": "float", "default": 10},
+            "notes": {"type": "str", "default": ""},
             "root": {"type": "path", "default": "/var/lib/truthgraph"},
             "config": {"type": "path", "default": "/etc/truthgraph"},
             "map": {"type": "path", "default": "/etc/truthgraph/proxy/traffic.map"},
@@ -613,6 +637,9 @@ def main() -> None:
             problem = f"This run's lock is outdated: {error}. Another run has taken over; let it finish."
         except (Failed, OSError, ValueError) as error:
             problem = str(error)
+        with contextlib.suppress(OSError, ValueError):
+            # What is wrong with the map was said above, if it is of any account.
+            host.answers["serves"] = host.serving()
     seconds = round(time.monotonic() - began, 2)
     if problem:
         module.fail_json(msg=problem, actions=host.actions, seconds=seconds, **host.answers)

@@ -30,11 +30,12 @@ def rows(
     layers = {image["reference"]: image.get("layers") for image in images.values()}
     found = []
     for host, services in plan["hosts"].items():
-        state = states[host]
+        # The report of a run that failed comes here, too: a host may be lost by then.
+        state = states.get(host) or {"containers": [], "images": []}
         there = set(state.get("layers", []))
         for service, entry in services.items():
             copies = rollout.copies_in(state, service, entry["live"])
-            serves = copies[0] if copies else {"identity": "", "image": ""}
+            serves = {"identity": "", "image": "", **(copies[0] if copies else {})}
             wanted = entry["container"]["image"] if "container" in entry else serves["image"]
             found.append(
                 [

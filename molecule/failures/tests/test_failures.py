@@ -74,6 +74,10 @@ def test_broken_release(fleet, under_load, case):
     for name in before:
         assert after[name].running == before[name].running, name
     check_ledger(before, after, case.words, case.recorded)
+    report = run.report
+    assert report["result"] == "failed" and report["failures"], report
+    assert {entry["release"] for entry in report["serves"] if entry["service"] == "api"} == {old}, report["serves"]
+    assert "undo" in {entry["phase"] for entry in report["phases"]} and report["outcome"] in run.last_words, report
     new = after["cpu1"].journal[-1]["release"]
     for name in APIS:
         if case.switched:

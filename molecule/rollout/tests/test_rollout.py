@@ -61,6 +61,16 @@ def test_good_deploy(fleet, under_load):
     # The product measures the same itself.
     probed = re.search(SAW_NOTHING, run.said)
     assert probed and int(probed[1]) > 0, run.said
+    # And leaves it in its report, with who did what when.
+    report = run.report
+    assert (report["result"], report["release"], report["earlier"]) == ("stable", new, old)
+    assert (report["probe"]["requests"], report["probe"]["failures"]) == (int(probed[1]), 0)
+    for name, target in report["probe"]["targets"].items():
+        assert [(entry["before"], entry["after"]) for entry in target["switches"]] == [(old, new)], name
+    done = {(entry["host"], entry["phase"]) for entry in report["phases"]}
+    assert done >= {(name, phase) for name in APIS for phase in ("prepare", "switch and watch", "settle")}
+    assert report["serves"] and {entry["release"] for entry in report["serves"] if entry["service"] == "api"} == {new}
+    assert all(image["now"]["unpacked_bytes"] and image["before"]["digest"] for image in report["images"]), report["images"]
 
 
 def test_same_release_again(fleet, under_load):

@@ -68,6 +68,14 @@ def test_what_one_service_pulls_the_next_need_not() -> None:
     assert sorted(row[6] for row in rows if row[0] == "a") == [0.0, 32.5]
 
 
+def test_a_host_that_is_lost_meanwhile_has_its_row() -> None:
+    states = running(wanted())
+    found = rollout.plan(wanted(core=OTHER_CORE), states)
+    del states["b"]
+    rows = plan.rows(found, states, images(core=OTHER_CORE))
+    assert rows[1][:2] == ["b", "api"] and rows[1][5:] == ["replaced", 32.5]
+
+
 def test_a_blank_fleet_and_an_image_that_is_to_be_built() -> None:
     states = {host: empty() for host in descriptions()}
     target = wanted(core="")

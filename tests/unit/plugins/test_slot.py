@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
+import sys
 import threading
+import time
 import typing as t
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -150,6 +153,7 @@ def test_a_slot_is_prepared(host: Host) -> None:
     plan = host.plan(smoke={"path": "/search", "timeout": 5, "body": {"q": "x"}})
     result = host.run("prepared", plan, secrets=secrets, records=[RECORD], journal=[{"event": "deploy"}])
     assert result["changed"] and not result.get("failed")
+    assert result["serves"] == {"api": {"slot": "blue", "release": OLD}}
     assert host.engine.containers == {BLUE: "running", GREEN: "running"}
     # No request goes there yet, but the proxy can check it.
     assert host.traffic == {"api": "blue", "api_blue": OLD, "api_green": NEW, "egress_blue": KEY, "egress_green": KEY}
@@ -250,6 +254,16 @@ def test_the_inference_service_that_serves_keeps_its_name(host: Host) -> None:
     assert host.engine.containers == {"truthgraph-inference-blue": "running"}
 
 
+def test_the_inference_service_serves_by_the_names_that_apis_ask_for(host: Host) -> None:
+    host.create("blue", KEY, service="inference")
+    host.publish(inference="blue", **{KEY: "blue", f"{KEY}.2": "blue", "inference_ffff": "green"})
+    result = host.engine.run(
+        **{"module": "slot", "state": "undone", "release": NEW, "services": {"inference": {"action": "keep"}}, "fence": 5},
+        **{"root": str(host.root), "map": str(host.map), "socket": host.haproxy.path, "config": str(host.config)},
+    )
+    assert result["serves"] == {"inference": {"slot": "blue", "release": f"{KEY}, {KEY}.2"}}
+
+
 def test_what_is_kept_is_not_started(host: Host) -> None:
     host.serve_old()
     plan = host.plan(action="keep", slot="blue", map={"api_blue": OLD, "egress_blue": KEY})
@@ -285,7 +299,7 @@ def test_what_the_ledger_does_not_take_is_said(host: Host, state: str, more: dic
 def test_check_mode_does_nothing(host: Host, state: str) -> None:
     host.serve_old()
     result = host.run(state, records=[RECORD], _ansible_check_mode=True)
-    assert not result["changed"] and result["actions"] == []
+    assert not result["changed"] and result["actions"] == [] and "serves" not in result
     assert host.commands == [] and host.haproxy.commands == [] and not host.root.exists()
 
 
@@ -425,6 +439,7 @@ def test_a_switch_is_settled(host: Host) -> None:
     host.run("committed")
     result = host.run("settled", records=[{**RECORD, "result": "stable"}])
     assert result["actions"][0] == "confirmed" and f"{BLUE} stopped" in result["actions"]
+    assert result["serves"] == {"api": {"slot": "green", "release": NEW}}
     assert host.traffic == {"api": "green", "api_green": NEW, "egress_green": KEY}
     # Kept, and not started by the engine.
     assert host.engine.containers == {BLUE: "exited", GREEN: "running"}
@@ -687,6 +702,7 @@ def test_a_first_release_is_undone_to_nothing(host: Host) -> None:
     assert host.traffic["api"] == "blue"
     result = host.run("undone", plan)
     assert result["actions"][:2] == ["switched back", f"{BLUE} removed"]
+    assert result["serves"] == {"api": {"slot": "", "release": ""}}
     assert host.traffic == {} and host.engine.containers == {}
 
 
@@ -696,3 +712,58 @@ def test_an_undo_without_haproxy_leaves_the_truth_in_the_file(host: Host) -> Non
     result = host.run("undone", socket=str(host.home / "nobody"))
     assert result["actions"][0] == "switched back"
     assert traffic.read_map(str(host.map)) == {"api": "blue", "api_blue": OLD, "egress_blue": KEY}
+
+
+# As an action, which notes on the control node what was done.
+
+
+def as_action(host: Host, *options: str, **more: t.Any) -> tuple[dict[str, t.Any], list[dict[str, t.Any]]]:
+    """Run the action on this machine with the engine's double, and return its answer and the notes."""
+    notes = host.home / "reports" / "notes.jsonl"
+    arguments = {
+        **{"state": "undone", "release": NEW, "services": {"api": {}}, "fence": 5, "notes": str(notes), "root": str(host.root)},
+        **{"config": str(host.config), "map": str(host.map), "socket": host.haproxy.path, **more},
+    }
+    answer = subprocess.run(
+        [str(Path(sys.executable).with_name("ansible")), "localhost", "-i", "localhost,", "-c", "local"]
+        + ["-e", json.dumps({"ansible_python_interpreter": sys.executable})]
+        + ["-m", "truthgraph.platform.slot", "-a", json.dumps(arguments), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PATH": f"{host.engine.bin}:{os.environ['PATH']}", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
+    )
+    found = re.search(r"^localhost \| \w+!? => (\{.*\})$", answer.stdout, re.MULTILINE | re.DOTALL)
+    assert found, answer.stdout + answer.stderr
+    lines = notes.read_text().splitlines() if notes.exists() else []
+    return {**json.loads(found[1]), "said": answer.stdout + answer.stderr}, [json.loads(line) for line in lines]
+
+
+def test_each_phase_is_noted(host: Host) -> None:
+    prepared(host)
+    before = time.time()
+    answer, [note] = as_action(host)
+    assert answer["changed"] and f"{GREEN} removed" in answer["actions"]
+    assert before <= note["began"] < note["ended"] <= time.time()
+    assert (note["host"], note["phase"], note["services"], note["failed"]) == ("localhost", "undone", ["api"], False)
+    assert note["actions"] == answer["actions"] and note["serves"] == {"api": {"slot": "blue", "release": OLD}}
+    assert os.stat(host.home / "reports" / "notes.jsonl").st_mode & 0o777 == 0o600
+    # What fails is noted, too, and why it does is not: that may be anybody's words.
+    answer, [_, note] = as_action(host, fence=3)
+    assert "outdated" in answer["msg"] and note["failed"] and "outdated" not in json.dumps(note)
+
+
+def test_a_host_that_cannot_be_reached_is_noted(host: Host) -> None:
+    answer, [note] = as_action(host, "-c", "ssh", "-e", "ansible_host=127.0.0.1 ansible_port=9")
+    assert answer["unreachable"] and note["failed"] and "serves" not in note
+
+
+def test_nothing_is_noted_unasked(host: Host) -> None:
+    host.serve_old()
+    assert as_action(host, notes="")[1] == []
+    assert as_action(host, "--check")[1] == []
+    # What cannot be noted is no failure of what was done.
+    (host.home / "reports").write_text("")
+    answer, _ = as_action(host, notes=str(host.home / "reports" / "x"))
+    assert not answer.get("failed") and "is missing in the report" in answer["said"]
