@@ -29,7 +29,7 @@ ROLES = ROOT / "roles"
 RULES = ROLES / "metrics/files/rules.yml"
 ALERTS = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 PATH = f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin"
-HAPROXY, PROMTOOL = (shutil.which(name, path=PATH) for name in ("haproxy", "promtool"))
+HAPROXY, PROMTOOL, PROMETHEUS = (shutil.which(name, path=PATH) for name in ("haproxy", "promtool", "prometheus"))
 
 
 
@@ -355,6 +355,38 @@ def test_promtool_takes_the_configuration(written: tuple[Path, str]) -> None:
     done = subprocess.run(command, cwd=written[0], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(ALERTS)} rules found" in done.stdout
+
+
+@pytest.mark.skipif(not PROMETHEUS, reason="needs Prometheus (Debian: prometheus)")
+def test_a_prometheus_scrapes_every_target_and_works_every_rule_out(
+    fleet: dict[str, str], written: tuple[Path, str], tmp_path: Path
+) -> None:
+    for name in ("targets.yml", "rules.yml", "prometheus.yml"):
+        (tmp_path / name).write_text((written[0] / name).read_text().replace("interval: 15s", "interval: 1s"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [PROMETHEUS, "--config.file=prometheus.yml", "--storage.tsdb.path=data", f"--web.listen-address=127.0.0.1:{port}"]
+
+    def asked(path: str) -> t.Any:
+        return json.loads(get(f"http://127.0.0.1:{port}/api/v1/{path}")[1])["data"]
+
+    def ready() -> bool:
+        return listens("127.0.0.1", port) and get(f"http://127.0.0.1:{port}/-/ready")[0] == 200
+
+    with running(command, ready, tmp_path / "log", cwd=tmp_path):
+        deadline = time.monotonic() + 60
+        while True:
+            targets = asked("targets")["activeTargets"]
+            rules = [rule for group in asked("rules")["groups"] for rule in group["rules"]]
+            health = {one["scrapeUrl"]: one["health"] for one in targets}, {one["name"]: one["health"] for one in rules}
+            if all(set(one.values()) == {"ok" if "TruthGraphApiDown" in one else "up"} for one in health):
+                break
+            assert time.monotonic() < deadline, health
+            time.sleep(0.5)
+        assert len(targets) == 5 and len(rules) == len(ALERTS)
+        # The API has no database here, and no inference service that is called as its slot would call it.
+        firing = {one["name"] for one in rules if one["state"] != "inactive"}
+    assert firing <= {"TruthGraphComponentDown", "TruthGraphApiErrors", "TruthGraphInferenceUnreachable"}, firing
 
 
 # The alerts.
