@@ -63,6 +63,18 @@ with concurrent.futures.ThreadPoolExecutor(len(requests)) as pool:
     print(json.dumps(list(pool.map(ask, requests))))
 """
 
+# Tries to connect, and prints what came of it.
+KNOCK = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), 2).close()
+    print("open")
+except TimeoutError:
+    print("dropped")
+except OSError as error:
+    print(error)
+"""
+
 
 def tool(name: str) -> str:
     """Return the path of a program of the toolchain that runs the tests."""
@@ -116,6 +128,11 @@ def ask(
 ) -> Answer:
     """Ask a URL from a host; with a body it is a POST."""
     return ask_many(host, url, [body], timeout, tls)[0]
+
+
+def knock(host: testinfra.host.Host, address: str, port: int) -> str:
+    """Say what comes of a connection from a host: open, dropped, or the error."""
+    return host.check_output("python3 -c %s %s %s", KNOCK, address, str(port))
 
 
 def traffic(host: testinfra.host.Host) -> dict[str, str]:
@@ -208,3 +225,10 @@ class Fleet:
             controlpath=f"{self._sockets.name}/{name}",
         )
         return Member(name, variables, host)
+
+
+def stranger(fleet: Fleet, address: str, port: int) -> str:
+    """Say what comes of a connection from a container that lies in the lab's network, and is no host of the fleet."""
+    image = fleet.control.check_output("docker container inspect --format '{{.Config.Image}}' truthgraph-lab-build1")
+    command = "docker run --rm --network truthgraph-lab --entrypoint python3 %s -c %s %s %s"
+    return fleet.control.check_output(command, image, KNOCK, address, str(port))

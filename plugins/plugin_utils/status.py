@@ -93,7 +93,8 @@ def problems(hosts: dict[str, dict[str, t.Any]], limits: dict[str, t.Any]) -> li
                 found.append(f"{name}: {path} cannot be read. {renewed}")
             elif ends - host["now"] < limits["certificate_days"] * DAY:
                 found.append(f"{name}: {path} ends at {at(ends)}, in {int((ends - host['now']) // DAY)} days. {renewed}")
-        if name in limits["backups"]:
+        # Of a host that was not prepared yet there is nothing to be backed up.
+        if name in limits["backups"] and host["prepared"]:
             found += _old_backups(name, host, limits)
         least = limits["free_build" if name in limits["builds"] else "free"]
         for path, disk in host["disk"].items():

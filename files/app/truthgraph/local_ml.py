@@ -42,6 +42,12 @@ class LocalML:
             raise ComponentUnavailable(ML_SERVICE, str(error)) from error
         return vector
 
+    def metrics(self) -> list[str]:
+        """What the ML service would answer Prometheus, as lines."""
+        from truthgraph.ml.metrics import lines
+
+        return lines(self._service)
+
     async def close(self) -> None:
         """End what still loads, and let the running batch end."""
         await self._service.close()

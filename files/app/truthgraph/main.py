@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from truthgraph import __version__
 from truthgraph.database import Database
 from truthgraph.errors import ComponentUnavailable
 from truthgraph.local_ml import LocalML, is_installed
+from truthgraph.metrics import CONTENT_TYPE, Durations, Measured, component_lines
 from truthgraph.ml_client import MLClient
 from truthgraph.monitor import Monitor
 from truthgraph.schemas import (
@@ -27,6 +28,7 @@ from truthgraph.schemas import (
 from truthgraph.settings import Settings
 
 SETTINGS = Settings.from_environment()
+DURATIONS = Durations()
 
 
 @contextlib.asynccontextmanager
@@ -61,6 +63,7 @@ app = FastAPI(
     # The description of the API is for those who develop against it.
     openapi_url=None if SETTINGS.environment == "production" else "/openapi.json",
 )
+app.add_middleware(Measured, durations=DURATIONS)
 
 
 @app.exception_handler(ComponentUnavailable)
@@ -111,6 +114,15 @@ async def ready(request: Request) -> JSONResponse:
     if failures:
         body["failing"] = sorted(failures)
     return JSONResponse(body, status_code=503 if failures else 200)
+
+
+@app.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Answer Prometheus. For the operator alone: keep it from clients."""
+    ml_client = request.app.state.ml_client
+    own = DURATIONS.lines() + component_lines(request.app.state.monitor.states)
+    text = "\n".join([*own, *(ml_client.metrics() if isinstance(ml_client, LocalML) else []), ""])
+    return Response(text, media_type=CONTENT_TYPE)
 
 
 @app.post("/api/v1/evidence", status_code=201)

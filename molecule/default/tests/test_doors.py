@@ -6,28 +6,14 @@ import pathlib
 import pytest
 
 from ansible_collections.truthgraph.platform.molecule.shared.authority import Authority
-from ansible_collections.truthgraph.platform.molecule.shared.fleet import EGRESS, ask, inspect
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import EGRESS, ask, inspect, knock, stranger
 
-KNOCK = """
-import socket, sys
-try:
-    socket.create_connection((sys.argv[1], int(sys.argv[2])), 2).close()
-    print("open")
-except TimeoutError:
-    print("dropped")
-except OSError as error:
-    print(error)
-"""
 # The group of the hosts that have a private service, its port, and the groups of those that need it.
 DOORS = {
     "postgres": ("truthgraph_postgres", 5432, {"truthgraph_api"}),
     "inference": ("truthgraph_inference", 8001, {"truthgraph_api"}),
     "registry": ("truthgraph_registry", 5000, {"truthgraph"}),
 }
-
-
-def knock(host, address, port):
-    return host.check_output("python3 -c %s %s %s", KNOCK, address, str(port))
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -40,12 +26,6 @@ def test_a_private_service_answers_who_needs_it_and_nobody_else(fleet, door):
             for name in found
         }
         assert {**found, "stranger": stranger(fleet, owner.address, port)} == {**expected, "stranger": "dropped"}
-
-
-def stranger(fleet, address, port):
-    image = fleet.control.check_output("docker container inspect --format '{{.Config.Image}}' truthgraph-lab-build1")
-    command = "docker run --rm --network truthgraph-lab --entrypoint python3 %s -c %s %s %s"
-    return fleet.control.check_output(command, image, KNOCK, address, str(port))
 
 
 def test_the_inventory_may_let_somebody_in_besides(fleet, registry):

@@ -274,3 +274,67 @@ def test_equal_texts_have_one_digest_for_each_source(app_path):
         len({content_digest("a", None), content_digest("a", ""), content_digest("a", "b"), content_digest("ab", "")})
         == 4
     )
+
+
+def samples(text):
+    """The samples of Prometheus' text format, by name with labels."""
+    return {key: float(value) for key, value in (line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")}
+
+
+@pytest.fixture
+def durations(app_path, monkeypatch):
+    """The counts of a fresh process."""
+    from truthgraph import main
+    from truthgraph.metrics import Durations
+
+    counted = Durations()
+    monkeypatch.setattr(main, "DURATIONS", counted)
+    [measured] = [one for one in main.app.user_middleware if "durations" in one.kwargs]
+    monkeypatch.setitem(measured.kwargs, "durations", counted)
+    monkeypatch.setattr(main.app, "middleware_stack", None)
+    return counted
+
+
+def test_requests_are_counted_by_route_and_code(api, durations):
+    api("POST", "/api/v1/verify", ml=embedding, database=Store(), json={"claim": "Paris"})
+    api("POST", "/api/v1/verify", database=Store(), json={"claim": "Paris"})
+    api("GET", "/api/v1/verify")
+    api("GET", "/nowhere/at/all")
+    answer = api("GET", "/metrics", ml=embedding, database=Store())
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    found = samples(answer.text)
+    counts = {key: value for key, value in found.items() if key.startswith("http_request_duration_seconds_count")}
+    assert counts == {
+        'http_request_duration_seconds_count{handler="/api/v1/verify",code="200"}': 1,
+        'http_request_duration_seconds_count{handler="/api/v1/verify",code="405"}': 1,
+        'http_request_duration_seconds_count{handler="/api/v1/verify",code="503"}': 1,
+        'http_request_duration_seconds_count{handler="none",code="404"}': 1,
+    }
+
+
+def test_buckets_count_what_took_no_longer(durations):
+    for seconds in (0.005, 0.3, 11):
+        durations.observe("/health", 200, seconds)
+    found = samples("\n".join(durations.lines()))
+    buckets = {key.split('le="')[1][:-2]: value for key, value in found.items() if "_bucket" in key}
+    assert [buckets[bound] for bound in ("0.005", "0.25", "0.5", "10.0", "+Inf")] == [1, 1, 2, 2, 3]
+    assert found['http_request_duration_seconds_sum{handler="/health",code="200"}'] == pytest.approx(11.305)
+
+
+def test_a_request_that_breaks_counts_as_an_error(api, durations):
+    class Broken(Store):
+        async def nearest(self, embedding, limit):
+            raise RuntimeError("broken")
+
+    api("POST", "/api/v1/verify", ml=embedding, database=Broken(), json={"claim": "Paris"})
+    assert 'http_request_duration_seconds_count{handler="/api/v1/verify",code="500"}' in samples("\n".join(durations.lines()))
+
+
+def test_which_part_answers(app_path):
+    from truthgraph.metrics import component_lines
+
+    lines = component_lines({"database": "ok", "ml_service": "unavailable", "other": "unknown"})
+    assert samples("\n".join(lines)) == {
+        'truthgraph_component_up{component="database"}': 1,
+        'truthgraph_component_up{component="ml_service"}': 0,
+    }

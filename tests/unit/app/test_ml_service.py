@@ -323,3 +323,54 @@ def test_it_imports_nothing_of_the_core(app_path):
         for line in path.read_text().splitlines():
             if line.startswith(("from truthgraph", "import truthgraph")):
                 assert line == "from truthgraph import __version__" or line.startswith("from truthgraph.ml.")
+
+
+def test_prometheus_is_told_what_was_encoded_and_what_was_refused(serve, monkeypatch):
+    monkeypatch.setenv("TRUTHGRAPH_MAX_PENDING", "256")
+
+    async def scenario(client, app):
+        await client.post("/embed", json={"texts": ["a", "b"]})
+        await client.post("/embed", json={"texts": ["bad"]})
+        app.state.service.batcher.pending = 256
+        assert (await client.post("/embed", json={"texts": ["c"]})).status_code == 503
+        return await client.get("/metrics")
+
+    answer = serve(scenario)
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    found = dict(line.rsplit(" ", 1) for line in answer.text.splitlines() if line[0] != "#")
+    assert found == {
+        "truthgraph_ml_ready": "1",
+        "truthgraph_ml_pending_texts": "256",
+        "truthgraph_ml_max_pending_texts": "256",
+        "truthgraph_ml_texts_total": "2",
+        "truthgraph_ml_batches_total": "1",
+        "truthgraph_ml_refused_total": "1",
+    }
+
+
+def test_prometheus_is_told_that_the_model_still_loads(serve, stub):
+    StubEmbedder.release.clear()
+
+    async def scenario(client, _app):
+        try:
+            return await client.get("/metrics")
+        finally:
+            StubEmbedder.release.set()
+
+    assert "truthgraph_ml_ready 0\n" in serve(scenario, wait=False).text
+
+
+def test_the_api_with_ml_inside_tells_prometheus_of_the_ml_too(stub):
+    async def main():
+        from truthgraph.local_ml import LocalML
+
+        alone = LocalML()
+        try:
+            while alone._service.status == "loading":
+                await asyncio.sleep(0.005)
+            await alone.embed("one")
+            return alone.metrics()
+        finally:
+            await alone.close()
+
+    assert "truthgraph_ml_texts_total 1" in asyncio.run(main())

@@ -100,6 +100,7 @@ def test_what_needs_attention(more: dict[str, t.Any], said: list[str]) -> None:
 def test_only_hosts_that_ought_to_have_backups_are_asked_for_them() -> None:
     none = {"count": 0, "newest": {}, "proven": {}}
     assert status.problems(of("b", backups=none), LIMITS) == []
+    assert status.problems(of("a", backups=none, seal={"fingerprint": "", "drift": []}), LIMITS) == []
     assert status.problems(of("a", backups=none), {**LIMITS, "backup_days": 0, "proof_days": 0}) == []
 
 

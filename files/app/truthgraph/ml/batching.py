@@ -49,7 +49,10 @@ class MicroBatcher:
         self._max_batch = max_batch
         self._max_pending = max_pending
         self._turn_seconds = turn_seconds
-        self._pending = 0
+        # Texts that are worked on or wait.
+        self.pending = 0
+        # What was done since the start: texts encoded, calls of the model for them, requests refused.
+        self.texts = self.batches = self.refused = 0
         # Whether the last batch was of several requests.
         self._shared = False
         self._waiting: deque[Job] = deque()
@@ -69,17 +72,21 @@ class MicroBatcher:
 
     async def submit(self, texts: list[str]) -> list[Any]:
         """Answer one vector for each text, in their order. TimeoutError if a turn does not come."""
-        if self._pending + len(texts) > self._max_pending:
-            raise QueueFull(f"{self._pending} texts are being worked on already")
-        self._pending += len(texts)
+        if self.pending + len(texts) > self._max_pending:
+            self.refused += 1
+            raise QueueFull(f"{self.pending} texts are being worked on already")
+        self.pending += len(texts)
         try:
             vectors: list[Any] = []
             for start in range(0, len(texts), self._max_batch):
                 async with asyncio.timeout(self._turn_seconds):
                     vectors += await self._enqueue(texts[start : start + self._max_batch])
             return vectors
+        except TimeoutError:
+            self.refused += 1
+            raise
         finally:
-            self._pending -= len(texts)
+            self.pending -= len(texts)
 
     def _enqueue(self, texts: list[str]) -> asyncio.Future:
         if self._closed:
@@ -165,6 +172,8 @@ class MicroBatcher:
         vectors = list(await self.between(lambda: self._encode(texts)))
         if len(vectors) != len(texts):
             raise ValueError(f"{len(vectors)} vectors for {len(texts)} texts")
+        self.batches += 1
+        self.texts += len(texts)
         return vectors
 
     @staticmethod

@@ -15,6 +15,7 @@ from truthgraph import __version__
 from truthgraph.ml.batching import Closed, EncodingFailed, MicroBatcher, QueueFull
 from truthgraph.ml.card import NODES_AT, CardLost
 from truthgraph.ml.embedder import Embedder, OnnxEmbedder, load
+from truthgraph.ml.metrics import CONTENT_TYPE, lines
 from truthgraph.ml.schemas import EmbedRequest
 from truthgraph.ml.settings import DIMENSION, MODEL, Settings
 
@@ -163,6 +164,12 @@ async def health(request: Request) -> JSONResponse:
     if service.detail:
         body["detail"] = service.detail
     return JSONResponse(body, status_code=200 if service.status == "ok" else 503)
+
+
+@app.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Answer Prometheus."""
+    return Response("\n".join([*lines(request.app.state.service), ""]), media_type=CONTENT_TYPE)
 
 
 @app.post("/embed")
