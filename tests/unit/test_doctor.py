@@ -157,6 +157,8 @@ def test_a_doctor_looks_at_everything_that_a_preflight_looks_at() -> None:
     tasks = yaml.safe_load((ROOT / "roles/release/tasks/preflight.yml").read_text())
     checked = set()
     for task in tasks:
+        if task.get("ansible.builtin.import_tasks") == "step.yml":
+            continue
         role = task.get("ansible.builtin.include_role", {})
         files = task.get("ansible.builtin.include_tasks", "")
         name, file = role.get("name", "release").rpartition(".")[2], role.get("tasks_from", files.removesuffix(".yml"))
