@@ -94,11 +94,6 @@ migrations:
   type: list
   elements: dict
   sample: [{revision: "0001", file: 0001_evidence.py, contract: false}]
-warnings:
-  description: What is done about the tree that its authors may not expect.
-  returned: always
-  type: list
-  elements: str
 findings:
   description: What is wrong with the tree.
   returned: always
@@ -149,6 +144,9 @@ def main() -> None:
     except (OSError, UnicodeDecodeError) as error:
         module.fail_json(msg=f"The source tree {root} cannot be read: {error}")
     result = {"source": str(root.absolute()), **dataclasses.asdict(report)}
+    # What is done about the tree that its authors may not expect.
+    for text in result.pop("warnings"):
+        module.warn(text)
     if report.findings and module.params["fail"]:
         module.fail_json(msg=message(str(root), report.findings), **result)
     module.exit_json(changed=False, **result)

@@ -58,7 +58,7 @@ def megabytes(state: rollout.State, image: str, layers: dict[str, int] | None, t
         return 0.0
     if not layers:
         return "-"
-    return round(sum(size for layer, size in layers.items() if layer not in there) / 1e6, 1)
+    return round(sum(size for layer, size in layers.items() if layer not in there) / 1e6, 2)
 
 
 def named(identity: str) -> str:

@@ -49,7 +49,7 @@ def host_rows(hosts: dict[str, dict[str, t.Any]]) -> list[list[t.Any]]:
             rows.append([name, "-", "-", "-", "-", "-", "-", "cannot be reached"])
             continue
         least = min(host["disk"].values(), key=lambda disk: disk["free"])
-        ends = host["certificates"].values()
+        ends = list(host["certificates"].values())
         first = "unreadable" if None in ends else in_words(min(ends) - host["now"]) if ends else "-"
         ages = [host["backups"][which].get("begun") for which in ("newest", "proven")]
         changed = "not prepared yet" if not host["prepared"] else ", ".join(host["changed"]) or "nothing"
