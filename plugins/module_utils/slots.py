@@ -158,8 +158,17 @@ def describe(info: dict[str, t.Any]) -> dict[str, t.Any]:
 
 def containers(docker: DockerCli, fleet: str) -> list[dict[str, t.Any]]:
     """Return the fleet's containers on this host."""
-    names = docker.run("ps", "--all", "--quiet", "--filter", f"label=truthgraph.fleet={fleet}").split()
-    return [describe(info) for info in json.loads(docker.run("container", "inspect", *names))] if names else []
+    return described(docker, docker.run(*listing(fleet)).split())
+
+
+def listing(fleet: str) -> list[str]:
+    """Return the `docker ps` that answers the numbers of the fleet's containers."""
+    return ["ps", "--all", "--quiet", "--filter", f"label=truthgraph.fleet={fleet}"]
+
+
+def described(docker: DockerCli, numbers: list[str]) -> list[dict[str, t.Any]]:
+    """Return what matters of containers, by their numbers."""
+    return [describe(info) for info in json.loads(docker.run("container", "inspect", *numbers))] if numbers else []
 
 
 def without_slots(found: list[dict[str, t.Any]]) -> dict[str, str]:

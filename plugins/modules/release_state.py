@@ -49,10 +49,6 @@ options:
     description: How many of the journal's last entries to answer.
     type: int
     default: 20
-  layers:
-    description: Whether to answer RV(layers), which needs another look at every image.
-    type: bool
-    default: false
   backups:
     description: Directory of the database's backups, if this host has any.
     type: path
@@ -94,11 +90,6 @@ containers:
   elements: dict
 images:
   description: Images of the fleet on this host, by digest.
-  returned: always
-  type: list
-  elements: str
-layers:
-  description: Diff ids of the layers of these images, with O(layers).
   returned: always
   type: list
   elements: str
@@ -177,7 +168,6 @@ now:
   type: float
 """
 
-import json
 import os
 import shutil
 import time
@@ -194,12 +184,6 @@ def images(docker: DockerCli, prefix: str) -> list[str]:
     """Return the fleet's images on this host by digest."""
     rows = docker.run("image", "ls", "--digests", "--format", "{{.Repository}}@{{.Digest}}").splitlines()
     return sorted({row for row in rows if row.startswith(f"{prefix}/") and not row.endswith("<none>")})
-
-
-def layers(docker: DockerCli, references: list[str]) -> list[str]:
-    """Return the diff ids of the layers of images."""
-    lines = docker.run("image", "inspect", "--format", "{{json .RootFS.Layers}}", *references) if references else ""
-    return sorted({layer for line in lines.splitlines() for layer in json.loads(line) or []})
 
 
 def answers(proxy: traffic.Proxy) -> bool:
@@ -295,7 +279,6 @@ def main() -> None:
             "lock": {"type": "dict", "default": {}},
             "give_back": {"type": "int", "default": 0},
             "journal": {"type": "int", "default": 20},
-            "layers": {"type": "bool", "default": False},
             "backups": {"type": "path", "default": "/var/lib/truthgraph/backups"},
         },
         supports_check_mode=True,
@@ -306,9 +289,10 @@ def main() -> None:
     if module.params["give_back"] and not module.check_mode:
         lock.release(module.params["give_back"])
     docker = DockerCli(module)
-    engine = docker.present and docker.try_run("ps", "--quiet", "--last", "1")[0] == 0
-    found = slots.containers(docker, module.params["fleet"]) if engine else []
-    references = images(docker, module.params["prefix"]) if engine else []
+    # That the first question is answered says that there is an engine: each costs what a process costs.
+    code, numbers, _error = docker.try_run(*slots.listing(module.params["fleet"])) if docker.present else (1, "", "")
+    engine = code == 0
+    found = slots.described(docker, numbers.split()) if engine else []
     sealed = traffic.read_json(seal.seal_path(root)) or {}
     ledger = Ledger(root)
     records, damaged = ledger.records()
@@ -320,8 +304,7 @@ def main() -> None:
         changed=False,
         engine=engine,
         containers=found,
-        images=references,
-        layers=layers(docker, references) if module.params["layers"] else [],
+        images=images(docker, module.params["prefix"]) if engine else [],
         proxy=answers(traffic.Proxy(module.params["socket"])),
         traffic=traffic.read_map(module.params["map"]),
         records=records,

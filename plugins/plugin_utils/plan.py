@@ -19,20 +19,23 @@ COMPARED = ("container", "ready", "smoke", "drain")
 
 
 def rows(
-    plan: dict[str, t.Any], states: dict[str, rollout.State], images: dict[str, dict[str, t.Any]]
+    plan: dict[str, t.Any],
+    states: dict[str, rollout.State],
+    images: dict[str, dict[str, t.Any]],
+    present: dict[str, list[str]],
 ) -> list[list[t.Any]]:
     """Return a row for each host and service: host, service, releases, images, slots, what is done, and MB to pull.
 
     `images` has of each image of the release, by name, `reference` and `layers`, the compressed bytes of its layers by their
-    diff id. What is to be pulled is said with the first service of a host that needs it; where an image is still to be
-    built, nobody knows.
+    diff id; `present` by host the diff ids of the layers that it has. What is to be pulled is said with the first service
+    of a host that needs it; where an image is still to be built, nobody knows.
     """
     layers = {image["reference"]: image.get("layers") for image in images.values()}
     found = []
     for host, services in plan["hosts"].items():
         # The report of a run that failed comes here, too: a host may be lost by then.
         state = states.get(host) or {"containers": [], "images": []}
-        there = set(state.get("layers", []))
+        there = set(present.get(host, []))
         for service, entry in services.items():
             copies = rollout.copies_in(state, service, entry["live"])
             serves = {"identity": "", "image": "", **(copies[0] if copies else {})}

@@ -40,7 +40,7 @@ def images(core: str = CORE, ml: str = ML) -> dict[str, dict[str, t.Any]]:
 def test_nothing_is_done() -> None:
     states = running(wanted())
     found = rollout.plan(wanted(), states)
-    rows = plan.rows(found, states, images())
+    rows = plan.rows(found, states, images(), {})
     assert [row[0:2] for row in rows] == [["a", "api"], ["b", "api"], ["c", "inference"]]
     assert {row[2] for row in rows[:2]} == {found["release"]}
     assert {row[3] for row in rows} == {f"core@{'c' * 12}", f"ml@{'d' * 12}"}
@@ -50,9 +50,8 @@ def test_nothing_is_done() -> None:
 
 def test_another_image_is_pulled_but_for_the_layers_that_are_there() -> None:
     states = running(wanted())
-    states["a"]["layers"] = ["sha256:base"]
     target = wanted(core=OTHER_CORE)
-    rows = plan.rows(rollout.plan(target, states), states, images(core=OTHER_CORE))
+    rows = plan.rows(rollout.plan(target, states), states, images(core=OTHER_CORE), {"a": ["sha256:base"]})
     before = rollout.plan(wanted(), states)["release"]
     assert rows[0][2].startswith(f"{before} -> ")
     assert rows[0][3:] == [f"core@{'c' * 12} -> core@{'e' * 12}", "blue -> green", "replaced", 2.5]
@@ -64,7 +63,7 @@ def test_what_one_service_pulls_the_next_need_not() -> None:
     fleet["a"] |= {"inference": fleet.pop("c")["inference"]}
     states = running(wanted(fleet))
     target = wanted(fleet, core=OTHER_CORE, ml=OTHER_ML)
-    rows = plan.rows(rollout.plan(target, states), states, images(OTHER_CORE, OTHER_ML))
+    rows = plan.rows(rollout.plan(target, states), states, images(OTHER_CORE, OTHER_ML), {})
     assert sorted(row[6] for row in rows if row[0] == "a") == [0.0, 32.5]
 
 
@@ -72,14 +71,14 @@ def test_a_host_that_is_lost_meanwhile_has_its_row() -> None:
     states = running(wanted())
     found = rollout.plan(wanted(core=OTHER_CORE), states)
     del states["b"]
-    rows = plan.rows(found, states, images(core=OTHER_CORE))
+    rows = plan.rows(found, states, images(core=OTHER_CORE), {})
     assert rows[1][:2] == ["b", "api"] and rows[1][5:] == ["replaced", 32.5]
 
 
 def test_a_blank_fleet_and_an_image_that_is_to_be_built() -> None:
     states = {host: empty() for host in descriptions()}
     target = wanted(core="")
-    rows = plan.rows(rollout.plan(target, states), states, {"ml": {"reference": ML, "layers": LAYERS}})
+    rows = plan.rows(rollout.plan(target, states), states, {"ml": {"reference": ML, "layers": LAYERS}}, {})
     assert rows[0][3:] == ["to be built", "blue", "replaced", "-"]
     assert rows[2][3:] == [f"ml@{'d' * 12}", "blue", "replaced", 32.5]
     assert plan.configuration(rollout.plan(target, states), states) == []
@@ -92,7 +91,7 @@ def test_a_service_that_is_no_more() -> None:
             described["api"]["ml_environment"] = {}
     states = running(wanted(fleet))
     target = wanted(fleet, topology="monolith")
-    rows = plan.rows(rollout.plan(target, states), states, {})
+    rows = plan.rows(rollout.plan(target, states), states, {}, {})
     assert rows[2][1] == "inference" and rows[2][3:] == [f"ml@{'d' * 12}", "blue", "stopped", 0.0]
 
 
