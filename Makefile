@@ -47,15 +47,17 @@ lint: setup ## yamllint and ansible-lint, profile production
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --offline
 
 .PHONY: unit
-unit: setup browser ## Unit tests of all Python
+unit: setup test-tools ## Unit tests of all Python
 	$(BIN)/pytest tests/unit
 
-# Debian's package, without a desktop. Where there is none, the tests that look at a page are skipped and say so.
-.PHONY: browser
-browser: ## Install a headless browser, which looks at the report in the unit tests
-	@command -v chromium-headless-shell chromium google-chrome >/dev/null || \
-	  { apt-get -q update && apt-get -qy --no-install-recommends install chromium-headless-shell; } || \
-	  echo "No headless browser could be installed: the tests that need one are skipped."
+# Debian's packages. Where there are none, the tests that need them are skipped and say so.
+.PHONY: test-tools
+test-tools: ## Install what unit tests look at real things with: a headless browser, promtool, Postgres
+	@{ command -v chromium-headless-shell || command -v chromium || command -v google-chrome; } >/dev/null \
+	  && command -v promtool >/dev/null && [ -d /usr/lib/postgresql ] || \
+	  { apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -qy --no-install-recommends install \
+	    chromium-headless-shell postgresql prometheus; } || \
+	  echo "Not everything could be installed: the tests that need it are skipped."
 
 .PHONY: molecule
 molecule: setup ## Deploy to the lab twice, and look at it with testinfra (SCENARIOS=...)

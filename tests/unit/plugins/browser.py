@@ -116,5 +116,5 @@ def started(home: Path) -> Browser:
     """Return a browser with its files in a directory, or skip the test."""
     program = next((found for name in PROGRAMS if (found := shutil.which(name))), "")
     if not program:
-        pytest.skip(f"no headless browser is on this machine ({', '.join(PROGRAMS)}): 'make browser' installs one")
+        pytest.skip(f"no headless browser is on this machine ({', '.join(PROGRAMS)}): 'make test-tools' installs one")
     return Browser(program, home)
