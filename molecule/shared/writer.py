@@ -113,7 +113,8 @@ class Writer:
 
 def psql(database: Host, sql: str, name: str = "truthgraph") -> str:
     """Return what Postgres on a host answers to its superuser."""
-    return database.run("docker", "exec", "truthgraph-postgres", "psql", "-XAtU", "postgres", "-d", name, "-c", sql)
+    command = ["docker", "exec", "truthgraph-postgres", "psql", "-XAtU", "postgres", "-d", name, "-c", sql]
+    return database.run(*command).removesuffix("\n")
 
 
 def stored(database: Host, source: str) -> set[str]:

@@ -61,7 +61,7 @@ def contents(cpu1):
 def nothing_is_left(cpu1):
     assert cpu1.look().lock is None
     assert "truthgraph-postgres-upgrade" not in cpu1.look().containers
-    assert psql(cpu1, "SHOW default_transaction_read_only").strip() == "off"
+    assert psql(cpu1, "SHOW default_transaction_read_only") == "off"
     assert cpu1.run("ls", NOTES).split().count("upgrade.json") == 0
 
 
