@@ -82,12 +82,13 @@ def seen(writer):
 
 @contextlib.contextmanager
 def no_login_in_17(cpu1):
-    # As soon as the new version serves, the API's role may not log in any more.
+    # As soon as the new version serves, the API may not log in any more.
+    psql_in = "docker exec -i truthgraph-postgres psql -XAtU postgres"
     script = (
-        "until docker exec truthgraph-postgres psql -XAtU postgres -c 'SHOW server_version' 2>/dev/null | grep -q ^17;"
-        " do sleep 0.1; done; docker exec truthgraph-postgres psql -XAtU postgres"
-        " -c 'SET default_transaction_read_only = off' -c 'ALTER ROLE truthgraph NOLOGIN'"
-        " -c \"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'truthgraph'\""
+        f"until {psql_in} -c 'SHOW server_version' </dev/null 2>/dev/null | grep -q ^17; do sleep 0.1; done; {psql_in} <<'END'\n"
+        "SET default_transaction_read_only = off;\n"
+        "SELECT format('ALTER ROLE %I NOLOGIN', rolname) FROM pg_roles WHERE rolname LIKE 'truthgraph%' \\gexec\n"
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE 'truthgraph%';\nEND"
     )
     cpu1.run("systemd-run", "--collect", "--unit=test-upgrade-break", "sh", "-c", script)
     try:
