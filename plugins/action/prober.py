@@ -5,6 +5,7 @@ node itself, without what a module costs there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -46,10 +47,8 @@ def read_json(path: str) -> dict[str, t.Any] | None:
 
 def remove(path: str) -> None:
     """Remove a file that may be missing."""
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.remove(path)
-    except FileNotFoundError:
-        pass
 
 
 def running(path: str) -> int:

@@ -441,9 +441,9 @@ class CallbackModule(Default):
         """Take a difference."""
         results = result.result["results"] if result.task.loop and "results" in result.result else [result.result]
         for one in results:
-            if one.get("diff") and one.get("changed") and not self._verbose:
-                if difference := self._get_diff(one["diff"]):
-                    self._say(result, difference.strip("\n"), plain=False)
+            shown = one.get("diff") and one.get("changed") and not self._verbose
+            if shown and (difference := self._get_diff(one["diff"])):
+                self._say(result, difference.strip("\n"), plain=False)
         with self.default_output():
             super().v2_on_file_diff(result)
 
@@ -680,8 +680,8 @@ class CallbackModule(Default):
                 path = f" ({failure.path})" if failures is verdict.causes and failure.path else ""
                 self._tell(f"\n{title}{hosts} {verb} in {place}{path}", C.COLOR_ERROR, self._to_stderr())
                 for text, who in said.items():
-                    text = text if len(said) == 1 else f"{who}: {text}"
-                    self._tell(textwrap.indent(self._wrapped(text, 2), "  "), C.COLOR_ERROR, self._to_stderr())
+                    shown = text if len(said) == 1 else f"{who}: {text}"
+                    self._tell(textwrap.indent(self._wrapped(shown, 2), "  "), C.COLOR_ERROR, self._to_stderr())
 
     def _tell_log(self) -> None:
         if self._screen.log.path is not None:

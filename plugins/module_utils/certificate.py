@@ -43,7 +43,8 @@ def ends(pem: str) -> float:
         text = data[place:after].decode("ascii")
         # Two digits of a year belong to 1950-2049.
         century = "" if tag == GENERALIZED_TIME else "20" if int(text[:2]) < 50 else "19"
-        when = datetime.datetime.strptime(century + text, "%Y%m%d%H%M%SZ")
+        # Z is UTC.
+        when = datetime.datetime.strptime(f"{century}{text}+0000", "%Y%m%d%H%M%SZ%z")
     except (IndexError, ValueError) as error:
         raise ValueError(f"it is no certificate that can be read: {error}") from error
-    return when.replace(tzinfo=datetime.timezone.utc).timestamp()
+    return when.timestamp()

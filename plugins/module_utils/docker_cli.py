@@ -43,6 +43,7 @@ class DockerCli:
         if any(text in err.lower() for text in NO_SUCH):
             return None
         self._module.fail_json(msg=f"docker inspect {name} failed: {err.strip()}", rc=code)
+        return None
 
     def last_log_lines(self, name: str, count: int) -> list[str]:
         """Return the last lines that a container wrote, standard output and error together."""

@@ -370,7 +370,7 @@ def describe(lock: dict[str, t.Any]) -> str:
 def iso(seconds: float) -> str:
     """Return a time as ISO 8601 has it, in UTC."""
     try:
-        return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError, OSError):
         return f"{seconds:g} seconds after 1970"
 

@@ -42,7 +42,7 @@ def parse_query(text):
         fields = [field.strip() for field in line.split(",")]
         if len(fields) != len(FIELDS) or not fields[0].isdigit():
             continue
-        row = dict(zip(FIELDS, fields))
+        row = dict(zip(FIELDS, fields, strict=True))
         driver = known(row["driver_version"])
         cards.append(
             {

@@ -182,7 +182,7 @@ class Registry:
             found["labels"] = (details.get("config") or {}).get("Labels") or {}
             found["created"] = details.get("created", "")
             ids = (details.get("rootfs") or {}).get("diff_ids") or []
-            found["layers"] = {number: layer["size"] for number, layer in zip(ids, content["layers"])}
+            found["layers"] = {number: layer["size"] for number, layer in zip(ids, content["layers"], strict=False)}
         return found
 
 

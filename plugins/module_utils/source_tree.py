@@ -440,9 +440,9 @@ def _version(tree: ast.Module) -> str | None:
         targets = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         )
-        if any(isinstance(target, ast.Name) and target.id == "__version__" for target in targets):
-            if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-                return node.value.value
+        is_version = any(isinstance(target, ast.Name) and target.id == "__version__" for target in targets)
+        if is_version and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return node.value.value
     return None
 
 
@@ -737,7 +737,8 @@ def _check_requirements(
                     "the lock has no CUDA build of torch",
                     uv_lock.NAME,
                     "So it does not say which libraries of CUDA belong to it.",
-                    f"Lock the build of the usual index, or list torch and them, with hashes, in {image.torch[0].format(torch=torch)}.",
+                    "Lock the build of the usual index, or list torch and them, with hashes, in "
+                    f"{image.torch[0].format(torch=torch)}.",
                 )
             pinned = pinned or [f"{uv_lock.TORCH}=={one.torch}" for one in (lock, *exporting) if one.torch]
         else:
@@ -891,7 +892,7 @@ def _check_alembic(root: pathlib.Path, report: Report) -> None:
     location = os.path.normpath(location.replace("%(here)s/", "").replace("%(here)s", "."))
     if ":" in location:
         location = location.replace(":", "/").replace(".", "/")
-    if not (location == "alembic" or f"{location}/".startswith((f"alembic/", f"{PACKAGE}/"))):
+    if not (location == "alembic" or f"{location}/".startswith(("alembic/", f"{PACKAGE}/"))):
         report.add(
             "the migrations lie outside of what is copied",
             "alembic.ini",

@@ -204,7 +204,8 @@ def arm(restore: dict[str, str], release: str, fence: int, seconds: float, root:
     try:
         subprocess.run(
             ["systemd-run", f"--unit={UNIT}", "--collect", "--quiet", f"--on-active={seconds}s"]
-            + ["--timer-property=AccuracySec=100ms", "--property=Restart=on-failure", "--property=RestartSec=2", "/usr/bin/python3", PROGRAM, "undo", "no confirmation came in time"],
+            + ["--timer-property=AccuracySec=100ms", "--property=Restart=on-failure", "--property=RestartSec=2"]
+            + ["/usr/bin/python3", PROGRAM, "undo", "no confirmation came in time"],
             check=True,
             capture_output=True,
             text=True,

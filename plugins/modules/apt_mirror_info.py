@@ -73,6 +73,7 @@ import glob
 import os
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.truthgraph.platform.plugins.module_utils import apt_sources
 
 

@@ -309,10 +309,7 @@ def main():
     except (InvalidConfiguration, InvalidNote) as error:
         module.fail_json(msg=str(error))
 
-    if module.params["state"] == "present":
-        after = merge(before, module.params["settings"])
-    else:
-        after = taken_back(before, note)
+    after = merge(before, module.params["settings"]) if module.params["state"] == "present" else taken_back(before, note)
     names = changed_settings(before, after)
     rendered = json.dumps(after, indent=2, sort_keys=True) + "\n"
     if module.params["state"] == "absent":

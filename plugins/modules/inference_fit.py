@@ -224,7 +224,8 @@ class Fit:
                 "run", "--detach", "--name", TRIAL, *options[:address], *options[address + 2 :]
             )
             if code != 0:
-                return {}, f"The engine of {self.parameters['host']} cannot give a container the card {place['card']}: {err.strip()}"
+                where = f"The engine of {self.parameters['host']}"
+                return {}, f"{where} cannot give a container the card {place['card']}: {err.strip()}"
             wanted = {
                 **{"name": TRIAL, "network": place["network"], "port": self.parameters["port"], "path": ready["path"]},
                 **{"passes": 1, "timeout": ready["timeout"], "expect": {}, "log_lines": 15},

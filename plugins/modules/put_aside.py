@@ -132,6 +132,7 @@ def read_note(module, path):
         msg=f"{path}, in which was written what was put aside, is damaged. Nothing was renamed. Bring back by hand "
         "what ends in .save and is needed, remove this file, and run this again."
     )
+    return None
 
 
 def write_note(module, path, note):

@@ -67,6 +67,7 @@ images:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.truthgraph.platform.plugins.module_utils.registry import CONNECTION, RegistryError, connect
 
 

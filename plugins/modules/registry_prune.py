@@ -61,6 +61,7 @@ kept:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.truthgraph.platform.plugins.module_utils.registry import CONNECTION, RegistryError, connect
 
 

@@ -44,6 +44,7 @@ digest:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.truthgraph.platform.plugins.module_utils.registry import (
     CONNECTION,
     RegistryError,

@@ -80,7 +80,7 @@ def start_time(pid: int) -> str:
 
 def moment(when: float) -> str:
     """Return a time of the clock in UTC, to the millisecond."""
-    text = datetime.datetime.fromtimestamp(when, datetime.timezone.utc).isoformat(timespec="milliseconds")
+    text = datetime.datetime.fromtimestamp(when, datetime.UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")
 
 

@@ -262,10 +262,7 @@ def _service_plan(
         action, slot = mending(found), live
     else:
         action, slot = "replace", named if fits else _free_slot(state, service, identity, live)
-    if service == "api":
-        entries = {f"api_{slot}": identity, f"egress_{slot}": key}
-    else:
-        entries = {key: slot}
+    entries = {f"api_{slot}": identity, f"egress_{slot}": key} if service == "api" else {key: slot}
     return {
         **{name: entry[name] for name in (*KEPT, "port", "public")},
         "action": action,
