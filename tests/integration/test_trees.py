@@ -7,9 +7,9 @@ import subprocess
 import time
 
 import pytest
+from conftest import play
 
 from ansible_collections.truthgraph.platform.molecule.shared.fleet import CHECKOUT, tool
-from conftest import play
 
 # No build system, no requirement files: a lock that pins the CUDA build of torch, and test tools among what ml needs.
 PROJECT = """
@@ -43,7 +43,7 @@ print(json.dumps(sorted({image for record in records for image in record["images
 
 
 def find_links():
-    return [place for place in os.environ.get("PIP_FIND_LINKS", "").split() if os.path.isdir(place)]
+    return [place for place in os.environ.get("PIP_FIND_LINKS", "").split() if pathlib.Path(place).is_dir()]
 
 
 @pytest.fixture

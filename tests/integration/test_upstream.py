@@ -3,7 +3,6 @@ import json
 
 import pytest
 import yaml
-
 from conftest import play
 
 NAME = "truthgraph-test-upstream"
@@ -30,7 +29,8 @@ class Upstream:
         self.host.check_output("chown %s %s", user, place)
         self.host.check_output(
             "docker run --detach --name %s --user %s --publish %s:5000 --volume %s:/etc/docker/registry:ro "
-            "--mount type=volume,source=%s,target=/var/lib/registry,volume-nocopy --entrypoint registry %s serve /etc/docker/registry/config.yml",
+            "--mount type=volume,source=%s,target=/var/lib/registry,volume-nocopy "
+            "--entrypoint registry %s serve /etc/docker/registry/config.yml",
             *(NAME, user, str(PORT), config, NAME, image),
         )
         auths = json.loads(self.host.check_output("cat /root/.docker/config.json"))["auths"]
@@ -43,7 +43,8 @@ class Upstream:
     def publish(self, name):
         # One of the fleet's base images becomes the official one. Returns its digest.
         self.host.check_output(
-            "skopeo copy --quiet --retry-times 3 --authfile %s --src-cert-dir %s --dest-cert-dir %s --preserve-digests docker://%s docker://%s",
+            "skopeo copy --quiet --retry-times 3 --authfile %s --src-cert-dir %s --dest-cert-dir %s "
+            "--preserve-digests docker://%s docker://%s",
             *(LOGINS, self.certificates, self.certificates),
             *(f"{self.own}/truthgraph/base/{name}", f"{self.address}/{OFFICIAL}"),
         )

@@ -27,7 +27,7 @@ def points(**rates) -> dict:
     return {
         (key, clients): [point(rate), point(rate * 1.1)]
         for key, values in rates.items()
-        for clients, rate in zip(embeddings.CONCURRENCY, values)
+        for clients, rate in zip(embeddings.CONCURRENCY, values, strict=True)
     }
 
 
@@ -62,7 +62,7 @@ def test_span_is_the_median_and_what_it_lies_between() -> None:
 def test_bars(rates: dict, expected: tuple) -> None:
     lines = embeddings.bars(points(**rates))
     assert len(lines) == 2
-    for line, end in zip(lines, expected):
+    for line, end in zip(lines, expected, strict=True):
         assert line.endswith(f"{end}."), line
 
 
@@ -202,7 +202,7 @@ def test_another_model_is_found_out() -> None:
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
             await bench.compare(SERVERS["batching"], listening.sockets[0].getsockname()[1], REQUESTS)
 
-    with pytest.raises(BenchError, match="the cosine is 0.995037"):
+    with pytest.raises(BenchError, match=r"the cosine is 0.995037"):
         asyncio.run(scenario())
 
 

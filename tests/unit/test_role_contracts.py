@@ -83,9 +83,8 @@ def test_every_default_can_be_worked_out_where_it_is_an_option(role: Path) -> No
         options = specification.get("options", {})
         known = set(defaults) | {name for name, option in options.items() if option.get("required")}
         for name in set(options) & set(defaults):
-            for used in re.findall(rf"\b{role.name}_\w+", str(defaults[name])):
-                if used not in known:
-                    undefined.append(f"{entry_point}: {name} needs {used}")
+            used = re.findall(rf"\b{role.name}_\w+", str(defaults[name]))
+            undefined += [f"{entry_point}: {name} needs {one}" for one in used if one not in known]
     assert not undefined
 
 

@@ -43,12 +43,12 @@ SOME = """
 """
 INVENTORY = """
 all:
-  vars: {ansible_python_interpreter: "%s"}
+  vars: {ansible_python_interpreter: "PYTHON"}
   hosts:
     a: {ansible_connection: local}
     b: {ansible_connection: local}
     lost: {ansible_connection: ssh, ansible_host: 127.0.0.1, ansible_port: 1}
-""" % sys.executable
+""".replace("PYTHON", sys.executable)
 
 
 @pytest.mark.parametrize(

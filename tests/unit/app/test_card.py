@@ -2,6 +2,7 @@
 
 import os
 import resource
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,7 @@ def held():
     links = []
     for descriptor in os.listdir("/proc/self/fd"):
         try:
-            links.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            links.append(str(Path("/proc/self/fd", descriptor).readlink()))
         except FileNotFoundError:
             # The descriptor of the listing itself.
             continue
@@ -34,7 +35,7 @@ def test_only_the_cards_themselves_count(card, node):
 
 def test_no_card_is_refused_with_the_way_out(card, node):
     node.rename(node.with_name("nvidiactl"))
-    with pytest.raises(card.NoCard, match="no NVIDIA card is visible in this container: .*TRUTHGRAPH_DEVICE=cpu"):
+    with pytest.raises(card.NoCard, match=r"no NVIDIA card is visible in this container: .*TRUTHGRAPH_DEVICE=cpu"):
         card.Card(node.parent)
 
 

@@ -254,7 +254,7 @@ def test_a_connection_that_breaks_is_replaced_for_longer_by_a_query_than_by_a_ch
 def test_a_wrong_database_url_is_refused_without_repeating_it(app_path, url):
     from truthgraph.database import engine_url
 
-    with pytest.raises(ValueError) as failure:
+    with pytest.raises(ValueError, match="DATABASE_URL") as failure:
         engine_url(url)
     assert "secret" not in str(failure.value)
 

@@ -79,7 +79,7 @@ def test_without_a_card_it_is_not_loaded(load, node, device):
 def test_a_torch_that_cannot_use_the_card_is_named(load):
     from truthgraph.ml.card import NoCard
 
-    with pytest.raises(NoCard, match="torch .* cannot use .*nvidia0: .*torch-cuda.txt"):
+    with pytest.raises(NoCard, match=r"torch .* cannot use .*nvidia0: .*torch-cuda.txt"):
         load(DEVICE="cuda")
 
 

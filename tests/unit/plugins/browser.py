@@ -25,7 +25,7 @@ class Browser:
         # Numbers far from 3 and 4, which are the browser's own ends.
         listens, tell = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in os.pipe())
         hear, speaks = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in os.pipe())
-        self._log = open(home / "browser.log", "wb")
+        self._log = (home / "browser.log").open("wb")
         self._process = subprocess.Popen(
             [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
             + [
@@ -37,7 +37,8 @@ class Browser:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            preexec_fn=lambda: (os.dup2(listens, 3), os.dup2(speaks, 4)),
+            # The browser's ends must have these numbers; there is one thread.
+            preexec_fn=lambda: (os.dup2(listens, 3), os.dup2(speaks, 4)),  # noqa: PLW1509
             pass_fds=(3, 4),
         )
         for end in (listens, speaks):

@@ -26,8 +26,9 @@ URIs: http://off.example.org/debian
 Suites: trixie
 Components: main
 """
-LIST = """\
-deb [arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] https://user:pw@apt.corp.example/debian bookworm main # ours
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+LIST = f"""\
+deb [arch=amd64 signed-by={KEYRING}] https://user:pw@apt.corp.example/debian bookworm main # ours
 deb-src http://mirror.example.org/debian bookworm main
 deb http://mirror.example.org/debian-security bookworm-security main
 deb https://download.example.com/linux/debian bookworm stable

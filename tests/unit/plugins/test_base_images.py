@@ -5,6 +5,7 @@ import json
 
 import pytest
 from ansible.errors import AnsibleFilterError
+
 from ansible_collections.truthgraph.platform.plugins.filter import base_images
 from ansible_collections.truthgraph.platform.plugins.modules import debian_rootfs
 

@@ -3,6 +3,7 @@
 import bcrypt
 import pytest
 from ansible.errors import AnsibleFilterError
+
 from ansible_collections.truthgraph.platform.plugins.filter.htpasswd import htpasswd
 from ansible_collections.truthgraph.platform.plugins.filter.subject_alt_names import subject_alt_names
 

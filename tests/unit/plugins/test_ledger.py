@@ -211,7 +211,7 @@ def test_the_journal_is_in_order_and_can_be_limited(ledger: Ledger) -> None:
 @pytest.mark.parametrize("torn", [b'{"number": 1, "tex', b'{"number": "\xc3', b"\0\0\0", b"17"])
 def test_a_torn_line_costs_only_itself(ledger: Ledger, root: Path, torn: bytes) -> None:
     ledger.append({"number": 0})
-    with open(root / "journal.jsonl", "ab") as file:
+    with (root / "journal.jsonl").open("ab") as file:
         file.write(torn)
     assert ledger.journal() == [{"number": 0}]
     ledger.append({"number": 2})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from ansible.errors import AnsibleError
 
 from ansible_collections.truthgraph.platform.plugins.lookup.package_index import package_index, pip_files

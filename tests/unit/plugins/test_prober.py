@@ -171,6 +171,7 @@ def test_a_reset_of_a_kept_connection_is_retried_once(service: Service) -> None:
             return handler.answer()
         handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         handler.hang_up()
+        return None
 
     service.behave = reset
     seen = probe(service, 2)
@@ -260,7 +261,7 @@ def test_targets_that_never_answered_are_not_counted() -> None:
 
 @pytest.mark.parametrize("url", ["ftp://a/", "a:80", "http://", "http://me:secret@a/", "http://a:99999/"])
 def test_urls_that_cannot_be_used(url: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"not an http or https URL|name or password|Port out of range"):
         engine.parse_url(url)
 
 
@@ -333,8 +334,8 @@ def test_starting_is_quick_and_detached(service: Service, path: Path) -> None:
     assert time.monotonic() - before < 0.3
     pid = action.running(str(path))
     assert os.getsid(pid) == pid
-    assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
-    assert {os.readlink(f"/proc/{pid}/fd/{number}") for number in (1, 2)} == {str(path / "log")}
+    assert Path(f"/proc/{pid}/fd/0").readlink() == Path("/dev/null")
+    assert {Path(f"/proc/{pid}/fd/{number}").readlink() for number in (1, 2)} == {path / "log"}
 
 
 def test_started_again_it_counts_anew(service: Service, path: Path) -> None:

@@ -8,13 +8,15 @@ import ipaddress
 import json
 import ssl
 import threading
+import typing as t
 
 import pytest
-from ansible_collections.truthgraph.platform.plugins.module_utils import registry as client
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from engine_double import EngineDouble
+
+from ansible_collections.truthgraph.platform.plugins.module_utils import registry as client
 
 CONFIG = json.dumps(
     {
@@ -35,8 +37,8 @@ INDEX = json.dumps({"manifests": [{"digest": DIGEST, "platform": {"os": "linux",
 class Handler(http.server.BaseHTTPRequestHandler):
     """Two images, one user, and a tag can be put."""
 
-    stored = {}
-    deleted = []
+    stored: t.ClassVar[dict[str, bytes]] = {}
+    deleted: t.ClassVar[list[str]] = []
 
     def log_message(self, format, *args):  # pylint: disable=redefined-builtin
         """Keep quiet."""
@@ -89,7 +91,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(tmp_path_factory):
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)

@@ -93,9 +93,9 @@ def test_no_other_run_comes_between_the_check_and_the_writing(
         """What the module asks of Ansible."""
 
         check_mode = False
-        params = {"root": str(root), "records": [{"id": FIRST}], "journal": [], "remove": [], "fence": 8}
 
         def __init__(self, **_arguments) -> None:
+            self.params = {"root": str(root), "records": [{"id": FIRST}], "journal": [], "remove": [], "fence": 8}
             self.exit_json = lambda **_result: None
 
     write, other = release_record.write, []

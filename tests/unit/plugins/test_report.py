@@ -16,9 +16,9 @@ from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import browser
 import pytest
 
-import browser
 from ansible_collections.truthgraph.platform.plugins.action import prober as prober_action
 from ansible_collections.truthgraph.platform.plugins.action import release_report as action
 from ansible_collections.truthgraph.platform.plugins.plugin_utils import report
@@ -77,13 +77,16 @@ def serves(service: str, slot: str, release: str) -> report.Data:
     return {service: {"slot": slot, "release": release}}
 
 
+STEPS = (0, 4.5, 7.2, 19.8, 35.1, 48.9, 56.0)
+
+
 def run(**more: t.Any) -> report.Data:
     """A deploy of a new core image to two APIs, as the role says it."""
     names = ("plan", "pull", "database", "prepare", "switch", "settle", "finish")
     return {
         **{"fleet": "lab", "action": "deploy", "result": "stable", "who": "me@control", "release": NEW, "earlier": OLD},
         **{"revision": "0123456789abcdef", "version": "0.2.0", "topology": "split"},
-        "steps": [{"name": name, "at": BEGAN + at} for name, at in zip(names, (0, 4.5, 7.2, 19.8, 35.1, 48.9, 56.0))],
+        "steps": [{"name": name, "at": BEGAN + at} for name, at in zip(names, STEPS, strict=True)],
         "plan": [
             ["cpu1", "api", f"{OLD} -> {NEW}", "core@1a2b -> core@9f8e", "blue -> green", "replaced"],
             ["cpu2", "api", f"{OLD} -> {NEW}", "core@1a2b -> core@9f8e", "blue -> green", "replaced"],
@@ -342,7 +345,7 @@ def test_what_the_prober_has_seen_of_a_real_server(tmp_path: Path) -> None:
 class Texts(HTMLParser):
     """The tags of a page, and whether each one that is opened is closed again."""
 
-    VOID = {"meta", "br", "line", "rect"}
+    VOID = frozenset({"meta", "br", "line", "rect"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -479,7 +482,7 @@ def test_the_picture_marks_the_switch_and_the_failures(chromium: browser.Browser
         const middle = e => { const b = e.getBoundingClientRect(); return (b.left + b.width / 2 - box.left) / box.width };
         const svg = figure.querySelector('svg');
         return [middle(svg.querySelector('.switch')), [...svg.querySelectorAll('.failed')].map(middle)] })"""
-    for (switch, failed), at in zip(chromium.read(places), (37.5, 37.95)):
+    for (switch, failed), at in zip(chromium.read(places), (37.5, 37.95), strict=True):
         assert switch == pytest.approx(at / 63.4, abs=0.005)
         # In the middle of its interval.
         assert failed == [pytest.approx(22.5 / 63.4, abs=0.01)]

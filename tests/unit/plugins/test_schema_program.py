@@ -230,7 +230,8 @@ def test_who_does_not_wait_is_told_whose_turn_it_is(two: Tree) -> None:
 def test_the_limits_and_the_owner_are_checked() -> None:
     params = {**REQUEST, "owner": "it's; 'me'@host"}
     assert schema.request(params)["owner"] == "truthgraph-schema its me@host"
-    assert [bool(schema.TIMEOUT.match(one)) for one in ("0", "10s", "5min", "1 h", "soon", "10s'; DROP", "")] == [True] * 4 + [False] * 3
+    assert all(schema.TIMEOUT.match(one) for one in ("0", "10s", "5min", "1 h"))
+    assert not any(schema.TIMEOUT.match(one) for one in ("soon", "10s'; DROP", ""))
 
 
 # The module around it, with a docker that runs at once what is to be run in a container.
@@ -280,7 +281,12 @@ def test_the_module_takes_back(two: Tree, module: t.Any) -> None:
 @pytest.mark.parametrize(
     ("upgrade", "downgrade", "options", "words"),
     [
-        ('op.execute("SELECT pg_sleep(9)")', "pass", {"statement_timeout": "100ms"}, "than 100ms (api_migrate_statement_timeout)"),
+        (
+            'op.execute("SELECT pg_sleep(9)")',
+            "pass",
+            {"statement_timeout": "100ms"},
+            "than 100ms (api_migrate_statement_timeout)",
+        ),
         ("raise RuntimeError('on purpose')", "pass", {}, "The last lines that Alembic wrote:"),
         ("pass", "raise RuntimeError", {}, ""),
     ],

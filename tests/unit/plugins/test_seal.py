@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -36,7 +35,7 @@ def test_nothing_has_changed(host: Path) -> None:
 
 def test_contents_are_not_kept(host: Path) -> None:
     assert "s3cr3t" not in (host / "root" / "seal.json").read_text()
-    assert os.stat(host / "root" / "seal.json").st_mode & 0o777 == 0o600
+    assert (host / "root" / "seal.json").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("change", ["edited", "mode", "removed", "replaced", "added"])
@@ -50,7 +49,7 @@ def test_a_changed_file_is_named(host: Path, change: str) -> None:
         path.unlink()
     elif change == "replaced":
         (host / "other").write_text("s3cr3t")
-        os.rename(host / "other", path)
+        (host / "other").rename(path)
     else:
         path = path.with_name("added")
         path.write_text("")

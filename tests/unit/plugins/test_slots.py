@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing as t
 
 import pytest
+
 from ansible_collections.truthgraph.platform.plugins.module_utils import slots
 
 CONTAINER = {
@@ -138,7 +139,7 @@ def test_a_created_container_does_not_restart_by_itself() -> None:
 
 def test_the_identity_is_no_part_of_the_digest() -> None:
     one, other = (slots.create_command(CONTAINER, PLACE, identity) for identity in ("r1", "r2"))
-    assert [pair for pair in zip(one, other) if pair[0] != pair[1]] == [
+    assert [pair for pair in zip(one, other, strict=True) if pair[0] != pair[1]] == [
         ("truthgraph.identity=r1", "truthgraph.identity=r2")
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from ansible.errors import AnsibleFilterError
+
 from ansible_collections.truthgraph.platform.plugins.filter.text_table import FilterModule, text_table
 
 
