@@ -388,12 +388,12 @@ class Bench:
             asyncio.run(load(port, requests, max(CONCURRENCY), 1))
             for clients in CONCURRENCY:
                 measure = functools.partial(load, port, requests, clients, self.seconds)
-                self.quietest(key, clients, pid, lambda: asyncio.run(measure()))
+                self.quietest(key, clients, pid, lambda measure=measure: asyncio.run(measure()))
 
     async def compare(self, server: Server, port: int, requests: t.Sequence[bytes]) -> None:
         """Make sure that a server answers the vectors of this model, or what is measured means nothing."""
         reader, writer = await asyncio.open_connection(HOST, port)
-        for expected, request in zip(self.expected, requests):
+        for expected, request in zip(self.expected, requests, strict=True):
             found = cosine(expected, server.vector(json.loads(await exchange(reader, writer, request))))
             if found < LEAST_COSINE:
                 raise BenchError(f"{server.label} answers another vector: the cosine is {found:.6f}.")
@@ -494,17 +494,17 @@ def report(points: Points, about: list[str]) -> str:
 
 def describe(bench: Bench, rounds: int, threads: int) -> list[str]:
     """Return where, when and with what it was measured, without names or paths of this machine."""
-    cpu = re.search(r"^model name\s*:\s*(.+)$", pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
+    cpu = re.search(r"^model name\s*:\s*(.+)$", pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     git = ["git", "-C", str(CHECKOUT)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True).stdout
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, check=False).stdout
     look = "import importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in %r), sep=', ')"
     parts = ("torch", "transformers", "sentence-transformers")
     ours = bench.output("service", look % ((*parts, "fastapi", "uvicorn"),)).strip()
     theirs = bench.output("infinity", look % (("infinity-emb", *parts),)).strip()
     words = sum(len(text.split()) for text in bench.texts) / len(bench.texts)
     return [
-        f"Date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}. Command: `make bench-embeddings`. "
+        f"Date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d}. Command: `make bench-embeddings`. "
         f"Collection: commit {commit or 'unknown'}{', with changes on top' if changed else ''}.",
         f"Machine: {os.cpu_count()} cores ({cpu.group(1) if cpu else 'unknown'}), "
         f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB, for the server and its clients "

@@ -796,17 +796,18 @@ class Bench:
 
     def describe(self) -> list[str]:
         """Return where, when and with what it was measured, without names or paths of this machine."""
-        cpu = re.search(r"^model name\s*:\s*(.+)$", pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
+        cpu = re.search(r"^model name\s*:\s*(.+)$", pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
         cores = len(os.sched_getaffinity(0))
         look = "docker version --format '{{.Server.Version}}'; haproxy -v | head -n 1"
         system, docker, haproxy = self.on(f". /etc/os-release; echo $PRETTY_NAME; {look}").splitlines()
         ansible = subprocess.run([tool("ansible"), "--version"], capture_output=True, text=True, check=True).stdout
         git = ["git", "-C", str(CHECKOUT)]
-        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True).stdout
+        head = [*git, "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, check=False).stdout
         return [
-            f"Date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}. Collection: commit {commit or 'unknown'}"
+            f"Date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d}. Collection: commit {commit or 'unknown'}"
             f"{', with changes on top' if changed else ''}.",
             f"Machine: {cores} cores ({cpu.group(1) if cpu else 'unknown'}), {memory:.0f} GiB, for the client, Ansible "
             f"and all {len(self.fleet.members)} hosts of the lab together.",

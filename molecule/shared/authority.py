@@ -57,7 +57,7 @@ class Authority:
     def _sign(
         self, key: ec.EllipticCurvePrivateKey, name: str, days: float, extensions: list[x509.ExtensionType]
     ) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = datetime.datetime.now(datetime.UTC)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         own = getattr(self, "certificate", None)
         builder = (

@@ -212,6 +212,7 @@ class Fleet:
             capture_output=True,
             text=True,
             timeout=60,
+            check=False,
         )
         assert done.returncode == 0, f"The inventory {self.inventory} cannot be read: {done.stdout}{done.stderr}"
         [task] = json.loads(done.stdout)["plays"][0]["tasks"]

@@ -100,9 +100,9 @@ class Image:
         found = []
         for path in self.files:
             name = path.rpartition("/")[2].rstrip("0123456789.").rstrip("-")
-            if "/bin/" in path or "/sbin/" in path or "/libexec/" in path:
-                if name in names or name.endswith(endings):
-                    found.append(path)
+            is_program = "/bin/" in path or "/sbin/" in path or "/libexec/" in path
+            if is_program and (name in names or name.endswith(endings)):
+                found.append(path)
         return found
 
     def bytes_below(self, *parents):

@@ -216,11 +216,12 @@ class Playbook:
         self.name = name
         path = CHECKOUT / ("playbooks" if name in PRODUCT else "molecule/shared") / f"{name}.yml"
         command = [tool("ansible-playbook"), "-i", str(inventory), str(path)]
-        self._file = tempfile.NamedTemporaryFile(
+        # It is read for as long as the run is looked at.
+        self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115
             mode="r", encoding="utf-8", prefix=f"{name}-", suffix=".jsonl", delete=not os.environ.get("TRUTHGRAPH_KEEP_RUNS")
         )
         self._began = time.monotonic()
-        with open(self._file.name, "wb") as output:
+        with pathlib.Path(self._file.name).open("wb") as output:
             self.process = subprocess.Popen(
                 [*command, "-e", json.dumps({**DEFAULTS, **variables}), *options],
                 cwd=CHECKOUT,
@@ -601,11 +602,11 @@ class Fleet:
 
 def unchanged(before: dict[str, Seen], after: dict[str, Seen]) -> None:
     """Check that all is as it was: what runs since when, which slot serves, what is remembered, and who has worked last."""
-    for name in before:
-        assert after[name].running == before[name].running, name
-        assert after[name].map == before[name].map, name
-        assert after[name].records == before[name].records, name
-        assert after[name].journal == before[name].journal, name
+    for name, then in before.items():
+        assert after[name].running == then.running, name
+        assert after[name].map == then.map, name
+        assert after[name].records == then.records, name
+        assert after[name].journal == then.journal, name
         assert after[name].lock is None, name
 
 

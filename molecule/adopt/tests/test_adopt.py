@@ -169,7 +169,8 @@ def test_without_confirmation_it_only_looks(cpu1, cpu2, first):
     said = plain(run.said)
     assert "Nothing was changed." in said and "-e adopt_confirmed=true" in said, said
     assert re.search(r"writes are refused for about \d+ s", said), said
-    assert re.search(rf"public\.evidence +{len(first.acknowledged)} +{len(first.acknowledged)}$", run.said, re.MULTILINE), run.said
+    count = len(first.acknowledged)
+    assert re.search(rf"public\.evidence +{count} +{count}$", run.said, re.MULTILINE), run.said
     assert "huggingface-cache" in said and "Postgres 15." in said, said
     assert (containers(cpu2), databases(cpu1), psql(cpu1, "SELECT count(*) FROM evidence")) == before
     assert "adopt" not in cpu2.run("docker", "ps", "--all", "--format", "{{.Names}}")
@@ -177,8 +178,10 @@ def test_without_confirmation_it_only_looks(cpu1, cpu2, first):
 
 
 def test_vectors_of_another_model_are_refused(cpu1, cpu2):
-    turn = "UPDATE truthgraph_platform.embedding SET vector = (SELECT ('[' || string_agg((-x)::text, ',') || ']')::vector " \
-           "FROM unnest(vector::real[]) AS x)"
+    turn = (
+        "UPDATE truthgraph_platform.embedding SET vector = (SELECT ('[' || string_agg((-x)::text, ',') || ']')::vector "
+        "FROM unnest(vector::real[]) AS x)"
+    )
     psql(cpu1, turn)
     try:
         run = play("adopt", CONFIRMED)

@@ -126,7 +126,7 @@ def test_a_backup_is_taken_proven_and_shown(cpu1):
     run = good(play("backup"))
     # The backup itself, and nothing else on a host that is as the role left it.
     assert run.changed == {"cpu1": 1}, run.changed
-    newest = sorted(names(cpu1))[-1]
+    newest = max(names(cpu1))
     assert re.search(rf"^{newest} .* by a playbook$", run.said, re.MULTILINE), run.said
     proof = json.loads(cpu1.run("cat", f"{DIRECTORY}/{newest}/proof.json"))
     manifest = json.loads(cpu1.run("cat", f"{DIRECTORY}/{newest}/manifest.json"))
@@ -149,7 +149,7 @@ def test_timers_are_enabled_and_their_services_work(cpu1):
         assert cpu1.run("systemctl", "is-active", timer).strip() == "active"
     before = set(names(cpu1))
     cpu1.run("systemctl", "start", "truthgraph-backup.service")
-    newest = sorted(names(cpu1))[-1]
+    newest = max(names(cpu1))
     assert newest not in before
     cpu1.run("systemctl", "start", "truthgraph-backup-prove.service")
     _, listed, _ = ask_program(cpu1, "list")
@@ -274,7 +274,7 @@ def test_an_encrypted_backup_is_proven_with_its_key_only(cpu1):
         recipient = cpu1.run("age-keygen", "-y", key).strip()
         encrypted = {"backup_encryption": "age", "backup_recipients": [recipient]}
         run = good(play("backup", encrypted))
-        newest = sorted(names(cpu1))[-1]
+        newest = max(names(cpu1))
         assert "was not proven" in plain(run.said), run.said
         # The timer that would fail every week is gone.
         assert "truthgraph-backup-prove.timer" not in cpu1.run("systemctl", "list-timers", "--all", "--no-pager")
@@ -282,7 +282,7 @@ def test_an_encrypted_backup_is_proven_with_its_key_only(cpu1):
         code, _, errors = ask_program(cpu1, "prove", newest)
         assert code == 1 and "backup_identity_file" in errors, errors
         good(play("backup", {**encrypted, "backup_identity_file": key}))
-        newest = sorted(names(cpu1))[-1]
+        newest = max(names(cpu1))
         assert json.loads(cpu1.run("cat", f"{DIRECTORY}/{newest}/proof.json"))["proven"]
     finally:
         cpu1.run("rm", "-f", key)
@@ -311,7 +311,7 @@ def test_a_lost_volume_comes_back(fleet, cpu1):
     acknowledged = store_some(5)
     before = rows(cpu1)
     run = good(play("backup"))
-    newest = sorted(names(cpu1))[-1]
+    newest = max(names(cpu1))
     assert newest in run.said
 
     cpu1.run("docker", "rm", "--force", CONTAINER)

@@ -11,7 +11,10 @@ def another_model(tree):
 
 
 def known(host):
-    sql = "SELECT json_build_object('model', model, 'release', release, 'dimension', vector_dims(vector)) FROM truthgraph_platform.embedding"
+    sql = (
+        "SELECT json_build_object('model', model, 'release', release, 'dimension', vector_dims(vector)) "
+        "FROM truthgraph_platform.embedding"
+    )
     return json.loads(psql(host, sql))
 
 
@@ -26,7 +29,8 @@ def test_a_release_with_another_model_is_refused_unless_asked_for(fleet, under_l
     tree = fleet.tree("another-model", another_model)
     with under_load():
         run = play("deploy", tree)
-    assert run.code != 0 and "brings another model" in run.last_words and "release_other_embeddings=true" in run.last_words, str(run)
+    assert run.code != 0, str(run)
+    assert "brings another model" in run.last_words and "release_other_embeddings=true" in run.last_words, str(run)
     fleet.check_serves(release)
     assert known(cpu1) == before
     try:

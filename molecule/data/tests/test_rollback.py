@@ -198,7 +198,8 @@ def test_restore_loses_what_it_has_said_and_keeps_it(fleet, cpu1, writer):
     [kept] = [name for name in databases(cpu1) if name.startswith("truthgraph_before_")]
     unchanged(fleet, cpu1, old, BEFORE)
     # What is not in the one is in the other, and it is as much as was said.
-    now, then = stored(cpu1, writer.source), set(psql(cpu1, f"SELECT text FROM evidence WHERE source = '{writer.source}'", kept).splitlines())
+    query = f"SELECT text FROM evidence WHERE source = '{writer.source}'"
+    now, then = stored(cpu1, writer.source), set(psql(cpu1, query, kept).splitlines())
     assert set(writer.acknowledged) <= now | then
     announced = count(cpu1, database=kept) - taken["rows"]["public.evidence"]
     entry = entries(cpu1, "restore")[-1]
@@ -252,7 +253,8 @@ def test_what_cannot_be_taken_back_is_refused(fleet, cpu1, writer):
     good(fleet.deploy("cannot-be-taken-back"))
     new = fleet.release
     before = cpu1.run("ls", "/var/lib/truthgraph/backups")
-    refused(play("rollback", {"release": old, "rollback_data": "downgrade"}), "0002 cannot be taken back", "rollback_data=restore")
+    run = play("rollback", {"release": old, "rollback_data": "downgrade"})
+    refused(run, "0002 cannot be taken back", "rollback_data=restore")
     unchanged(fleet, cpu1, new, AFTER)
     assert cpu1.run("ls", "/var/lib/truthgraph/backups") == before
     settled(writer, cpu1)

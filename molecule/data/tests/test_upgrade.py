@@ -54,7 +54,11 @@ def contents(cpu1):
     return [
         psql(cpu1, "SELECT id, text, source, embedding FROM evidence ORDER BY id"),
         psql(cpu1, "SELECT version_num FROM alembic_version"),
-        psql(cpu1, "SELECT rolname, rolcanlogin, rolsuper, rolpassword FROM pg_authid WHERE rolname !~ '^(pg_|postgres)' ORDER BY 1"),
+        psql(
+            cpu1,
+            "SELECT rolname, rolcanlogin, rolsuper, rolpassword FROM pg_authid "
+            "WHERE rolname !~ '^(pg_|postgres)' ORDER BY 1",
+        ),
     ]
 
 

@@ -80,7 +80,8 @@ def test_the_rules_hold_for_ipv6(fleet, inference):
         unit = "truthgraph-test-listener"
         inference.host.check_output(f"systemd-run --collect --unit {unit} python3 -c %s", LISTEN)
         try:
-            inference.host.check_output("timeout 10 sh -c %s", "until ss -Hltn 'sport = :8999' | grep -q 8999; do sleep 0.1; done")
+            listens = "until ss -Hltn 'sport = :8999' | grep -q 8999; do sleep 0.1; done"
+            inference.host.check_output("timeout 10 sh -c %s", listens)
             found = {port: knock(asking, f"{address}%eth0", port) for port in (8999, 8001)}
         finally:
             inference.host.check_output(f"systemctl stop {unit}")

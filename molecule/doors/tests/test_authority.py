@@ -1,4 +1,5 @@
 # The fleet's own certificates are renewed and their authority is replaced while clients go on.
+import pathlib
 import ssl
 import subprocess
 import time
@@ -30,8 +31,7 @@ def test_a_certificate_that_ends_soon_is_said_and_renewed(fleet, lab, under_load
     host = Host("cpu2")
     certificate, key = Authority(lab.ca_file.parent).write(tmp_path, "cpu2", days=20, use="client")
     for path, ending in ((certificate, "crt"), (key, "key")):
-        with open(path, "rb") as file:
-            put("cpu2", f"{EGRESS}.{ending}", file.read())
+        put("cpu2", f"{EGRESS}.{ending}", pathlib.Path(path).read_bytes())
     host.run("systemctl", "reload", "haproxy")
     status = play("status")
     assert f"cpu2: {EGRESS}.crt ends at" in status.said and "in 19 days" in status.said, status.said
@@ -76,8 +76,7 @@ def test_the_authority_is_replaced_and_no_request_is_dropped(fleet, lab, under_l
     for name, authority, status in (("after", after, 200), ("before", before, 0)):
         certificate, key = authority.write(tmp_path / name, "egress", use="client")
         for path, ending in ((certificate, "crt"), (key, "key")):
-            with open(path, "rb") as file:
-                put("cpu1", f"/run/shown.{ending}", file.read())
+            put("cpu1", f"/run/shown.{ending}", pathlib.Path(path).read_bytes())
         shown = {"ca": hosts.EGRESS["ca"], "certificate": "/run/shown.crt", "key": "/run/shown.key"}
         answer = hosts.ask(lab.members["cpu1"].host, "https://10.203.77.31:8001/health", tls=shown)
         assert answer.status == status, (name, answer)
@@ -105,8 +104,7 @@ def test_a_false_inference_service_is_not_believed(fleet, lab, tmp_path):
     try:
         # Of the fleet's own authority, but of another host.
         for file, ending in zip(Authority(lab.ca_file.parent).write(tmp_path, "cpu2"), ("crt", "key"), strict=True):
-            with open(file, "rb") as source:
-                put("gpu1", f"{path}.{ending}", source.read())
+            put("gpu1", f"{path}.{ending}", pathlib.Path(file).read_bytes())
         gpu.run("systemctl", "restart", "haproxy")
         answers(api, ready, 503)
     finally:

@@ -1,5 +1,6 @@
 # Releases that fail, each in its way. The earlier one serves before, during and after, and the ledger says what failed.
 import re
+import types
 import typing as t
 import uuid
 
@@ -18,7 +19,7 @@ class Case(t.NamedTuple):
     spoil: t.Callable
     hosts: set
     words: str
-    variables: dict = {}
+    variables: t.Mapping[str, t.Any] = types.MappingProxyType({})
     recorded: bool = True
     switched: bool = False
 

@@ -87,9 +87,9 @@ FAULTS = {
     "registry: kill -9": lambda: kill_main("build1", "truthgraph-registry"),
     "network: api to postgres cut for a while": lambda: cut("cpu1", 5432, "dport"),
     "network: api to inference cut for a while": lambda: cut("gpu1", 8001, "dport"),
-    "cpu2, an API host: restarted": lambda: HOSTS["cpu2"].restart(),
-    "gpu1, the inference host: restarted": lambda: HOSTS["gpu1"].restart(),
-    "cpu1, with Postgres: restarted": lambda: HOSTS["cpu1"].restart(),
+    "cpu2, an API host: restarted": HOSTS["cpu2"].restart,
+    "gpu1, the inference host: restarted": HOSTS["gpu1"].restart,
+    "cpu1, with Postgres: restarted": HOSTS["cpu1"].restart,
 }
 # What clients must not notice at all.
 UNSEEN = {
@@ -122,7 +122,8 @@ def recovers(fleet, fault, happens):
     with contextlib.ExitStack() as stack:
         stack.callback(writer.forget, database)
         lost, longest = writer.lost(database), max(one.ended - one.began for one in writer.sent)
-        SEEN.append((fault, len(writer.sent), len(writer.failed), f"{longest:.2f}", f"{outage:.2f}", len(writer.acknowledged), len(lost)))
+        counts = (len(writer.acknowledged), len(lost))
+        SEEN.append((fault, len(writer.sent), len(writer.failed), f"{longest:.2f}", f"{outage:.2f}", *counts))
         assert lost == []
     # The same release serves, and every service is healthy again.
     deadline = time.monotonic() + 60
@@ -144,7 +145,8 @@ def small_disk(fleet):
     """Postgres keeps its data on a file system of its own, which is small, and afterwards where it did before."""
     reference = fleet.tree("reference")
     other = {**reference, "postgres_volume": "truthgraph-small", "postgres_allow_restart": True}
-    shell("cpu1", f"mkdir -p {SMALL} && mount -t tmpfs -o size=300m tmpfs {SMALL} && install -d -m 700 -o 999 -g 999 {SMALL}/data")
+    shell("cpu1", f"mkdir -p {SMALL} && mount -t tmpfs -o size=300m tmpfs {SMALL}")
+    shell("cpu1", f"install -d -m 700 -o 999 -g 999 {SMALL}/data")
     volume = f"--opt type=none --opt o=bind --opt device={SMALL}/data truthgraph-small"
     shell("cpu1", f"docker volume create {volume}")
     try:
@@ -165,5 +167,10 @@ def full():
 
 
 def test_a_full_disk(fleet, small_disk):
-    writer = recovers(fleet, "postgres: its disk is full for a while", lambda: (full(), time.sleep(HELD), shell("cpu1", f"rm {SMALL}/full")))
+    def full_for_a_while():
+        full()
+        time.sleep(HELD)
+        shell("cpu1", f"rm {SMALL}/full")
+
+    writer = recovers(fleet, "postgres: its disk is full for a while", full_for_a_while)
     assert writer.failed

@@ -142,11 +142,8 @@ class CommandLines(threading.Thread):
     def run(self):
         while not self._over.wait(SAMPLE_SECONDS):
             for name in filter(str.isdigit, os.listdir("/proc")):
-                try:
-                    with open(f"/proc/{name}/cmdline", "rb") as file:
-                        self.seen.add(file.read())
-                except OSError:
-                    pass  # It has ended.
+                with contextlib.suppress(OSError):  # It has ended.
+                    self.seen.add(pathlib.Path(f"/proc/{name}/cmdline").read_bytes())
 
     def __enter__(self):
         self.start()
