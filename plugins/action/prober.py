@@ -40,7 +40,8 @@ def read_json(path: str) -> dict[str, t.Any] | None:
     """Return what a file of ours holds, None if it is missing or broken."""
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
+            held: dict[str, t.Any] = json.load(file)
+            return held
     except (OSError, ValueError):
         return None
 

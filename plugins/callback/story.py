@@ -81,13 +81,14 @@ import time
 import typing as t
 from pathlib import Path
 
-from ansible import constants as C
-from ansible import context
+from ansible import constants, context
 from ansible.plugins.callback.default import CallbackModule as Default
 from ansible.utils.color import stringc
 
 from ansible_collections.truthgraph.platform.plugins.plugin_utils import story
 
+# Its names are made when it is imported.
+C: t.Any = constants
 # A step that takes longer than this says that it has begun, and what it has to say does not wait for its end.
 LONG = 5.0
 MARKS = {"ok": "✓", "failed": "✗", "rescued": "↺", "begun": "▸"}
@@ -173,7 +174,7 @@ class CallbackModule(Default):
         self._verbose = self._display.verbosity > 0
         self._brief = False
         self._animated = False
-        self._screen: story.Screen | None = None
+        self._output: story.Screen | None = None
         self._ticker: story.Ticker | None = None
         self._step: Step | None = None
         self._began = 0.0
@@ -193,7 +194,7 @@ class CallbackModule(Default):
     def set_options(self, task_keys: t.Any = None, var_options: t.Any = None, direct: t.Any = None) -> None:
         """Take the options, and from here on all output."""
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
-        if self._screen is None:
+        if self._output is None:
             self._animated = bool(
                 not self._verbose
                 and self.get_option("animation") == "auto"
@@ -206,9 +207,14 @@ class CallbackModule(Default):
             unicode = (sys.stdout.encoding or "").lower().startswith("utf")
             self._marks = MARKS if unicode else PLAIN_MARKS
             self._frames = itertools.cycle(SPINNER if unicode else PLAIN_SPINNER)
-            self._screen = story.Screen(self._display, self._animated)
+            self._output = story.Screen(self._display, self._animated)
             self._screen.collects = not self._verbose
             atexit.register(self._ended_early)
+
+    @property
+    def _screen(self) -> story.Screen:
+        """What is written to; it is there as soon as the options are."""
+        return t.cast(story.Screen, self._output)
 
     @contextlib.contextmanager
     def default_output(self, brief: bool = False) -> t.Iterator[None]:
@@ -337,8 +343,9 @@ class CallbackModule(Default):
 
     def _step_of(self, task: t.Any) -> str:
         """Return the name of the step that a task is part of."""
-        if self._play.strategy.rpartition(".")[2] in ("free", "host_pinned"):
-            return self._play.get_name()
+        play: t.Any = self._play
+        if play.strategy.rpartition(".")[2] in ("free", "host_pinned"):
+            return str(play.get_name())
         if task.action.rpartition(".")[2] == "validate_argument_spec":
             return self._step.name if self._step else ""
         ends = tuple(self.get_option("steps_of"))

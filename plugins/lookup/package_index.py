@@ -171,7 +171,7 @@ def package_index(environment: t.Mapping[str, str], files: t.Sequence[pathlib.Pa
 class LookupModule(LookupBase):
     """The lookup."""
 
-    def run(self, terms, variables=None, **kwargs):
+    def run(self, terms: list[t.Any], variables: dict[str, t.Any] | None = None, **kwargs: t.Any) -> list[dict[str, t.Any]]:
         """Return the settings of the control node as a list of one dictionary."""
         self.set_options(var_options=variables, direct=kwargs)
         if terms:

@@ -377,7 +377,8 @@ def iso(seconds: float) -> str:
 
 def _plain(owner: dict[str, t.Any]) -> dict[str, t.Any]:
     # As it will be when it is read back, so that the same owner is seen to be the same.
-    return json.loads(json.dumps(owner))
+    plain: dict[str, t.Any] = json.loads(json.dumps(owner))
+    return plain
 
 
 def _has(lock: dict[str, t.Any], fence: int) -> bool:

@@ -128,7 +128,8 @@ def is_irreversible(module: t.Any) -> bool:
     except (OSError, TypeError, SyntaxError, ValueError):
         # The rehearsal shows.
         return False
-    body = [one for one in function.body if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))]
+    statements: list[ast.stmt] = getattr(function, "body", [])
+    body = [one for one in statements if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))]
     return bool(body) and isinstance(body[0], ast.Raise)
 
 

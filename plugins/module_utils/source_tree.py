@@ -229,7 +229,9 @@ def digest_of(files: t.Iterable[tuple[str, int, bytes]]) -> str:
 
 def relevant_files(root: pathlib.Path, images: t.Iterable[str], torch: str) -> list[File]:
     """Return all files of a tree that any of these images depends on."""
-    include, exclude, names = set(), set(), list(images)
+    include: set[str] = set()
+    exclude: set[str] = set()
+    names = list(images)
     for name in names:
         image = IMAGES[name]
         include.update(image.include)
@@ -331,7 +333,7 @@ class Modules:
         if file is None:
             return []
         package = module.split(".") if file.endswith("/__init__.py") else module.split(".")[:-1]
-        found = []
+        found: list[Import] = []
         for node in _executed_imports(self.parse(file).body):
             if isinstance(node, ast.Import):
                 found.extend(Import(alias.name, file, node.lineno) for alias in node.names)
@@ -437,9 +439,9 @@ def _bound_names(body: list[ast.stmt]) -> t.Iterator[str]:
 def _version(tree: ast.Module) -> str | None:
     """Return the literal text that a module assigns to __version__."""
     for node in tree.body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         is_version = any(isinstance(target, ast.Name) and target.id == "__version__" for target in targets)
         if is_version and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             return node.value.value
@@ -924,8 +926,10 @@ def migrations(directory: pathlib.Path) -> list[dict[str, t.Any]]:
             continue
         said: dict[str, t.Any] = {}
         for node in body:
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-            if targets and isinstance(node.value, ast.Constant):
+            if not isinstance(node, (ast.Assign, ast.AnnAssign)):
+                continue
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if isinstance(node.value, ast.Constant):
                 said.update({target.id: node.value.value for target in targets if isinstance(target, ast.Name)})
         if isinstance(said.get("revision"), str):
             found.append(

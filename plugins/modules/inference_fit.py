@@ -133,18 +133,17 @@ class Fit:
         self.module, self.parameters = module, module.params
         self.docker = DockerCli(module)
         self.memory_path = os.path.join(module.params["root"], "fit.json")
-        self.memory = traffic.read_json(self.memory_path) or {}
+        self.memory: dict[str, t.Any] = traffic.read_json(self.memory_path) or {}
         self.program = module.get_bin_path(nvidia_smi.PROGRAM)
         self.smi = self.cards()
         self.seconds = 0.0
 
-    def remember(self, key: str, value: t.Any) -> t.Any:
+    def remember(self, key: str, value: t.Any) -> None:
         """Note what was found, and forget what is oldest."""
         self.memory.pop(key, None)
         self.memory = dict([*self.memory.items(), (key, value)][-REMEMBERED:])
         os.makedirs(self.parameters["root"], mode=0o700, exist_ok=True)
         traffic.write_atomically(self.memory_path, json.dumps(self.memory) + "\n")
-        return value
 
     def cards(self) -> dict[str, t.Any]:
         """Return what the driver says of the cards now."""
@@ -154,14 +153,17 @@ class Fit:
         """Return what the image says that it needs; of its torch it is asked once."""
         image = self.parameters["container"]["image"]
         if image in self.memory or self.module.check_mode:
-            return self.memory.get(image, {"cuda": "", "architectures": [], "require": ""})
+            known: dict[str, t.Any] = self.memory.get(image, {"cuda": "", "architectures": [], "require": ""})
+            return known
         environment = json.loads(self.docker.run("image", "inspect", "--format", "{{json .Config.Env}}", image)) or []
         require = [value for name, _, value in (one.partition("=") for one in environment) if name == "NVIDIA_REQUIRE_CUDA"]
         said = self.docker.run(
             *("run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", "--env", "CUDA_VISIBLE_DEVICES="),
             *("--entrypoint", "python3", image, "-c", card_fit.QUESTION),
         )
-        return self.remember(image, {**json.loads(said.splitlines()[-1]), "require": "".join(require)})
+        needs = {**json.loads(said.splitlines()[-1]), "require": "".join(require)}
+        self.remember(image, needs)
+        return needs
 
     def card(self, place: dict[str, t.Any]) -> card_fit.Card | None:
         """Return the card of a place as it is now."""
@@ -171,6 +173,8 @@ class Fit:
         """Return what a copy takes of its card and whether another one finds room, and what is wrong with it."""
         host = self.parameters["host"]
         card = self.card(place)
+        if card is None:
+            self.module.fail_json(msg=f"The card {place['card']} of {host} is not there any more.")
         key = slots.digest(
             [slots.run_digest(self.parameters["container"], {**place, "slot": "trial", "address": ""}), card["uuid"]]
             + [self.smi["driver_version"], card["memory_total"]]
@@ -274,7 +278,8 @@ def main() -> None:
     problems = card_fit.selection_problems(fit.smi["cards"], [place["card"] for place in copies], host)
     cards: dict[str, t.Any] = {}
     if not problems:
-        used = [card_fit.card_named(fit.smi["cards"], place["card"]) for place in copies]
+        named = (card_fit.card_named(fit.smi["cards"], place["card"]) for place in copies)
+        used = [card for card in named if card is not None]
         problems = card_fit.needs_problems(needs, fit.smi, used, host)
     for place in copies if not problems else []:
         cards[place["card"]], problem = fit.measure(place)

@@ -65,7 +65,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.truthgraph.platform.plugins.module_utils.registry import CONNECTION, RegistryError, connect
 
 
-def main():
+def main() -> None:
     """Compare, and delete."""
     module = AnsibleModule(
         argument_spec={

@@ -53,7 +53,7 @@ from ansible_collections.truthgraph.platform.plugins.module_utils.registry impor
 )
 
 
-def main():
+def main() -> None:
     """Compare, and tag."""
     module = AnsibleModule(
         argument_spec={

@@ -204,7 +204,8 @@ DONE = {
 
 def program() -> str:
     """Return the text of what is run in the image. A module's own files are in an archive when it runs."""
-    return schema_program.__loader__.get_source(schema_program.__name__)
+    loader: t.Any = schema_program.__loader__
+    return str(loader.get_source(schema_program.__name__))
 
 
 def request(params: dict[str, t.Any]) -> dict[str, t.Any]:

@@ -183,10 +183,12 @@ class Target(threading.Thread):
             connection.timeout = _left(deadline)
             connection.connect()
             if self._tls:
-                connection.sock = self._tls.wrap_socket(connection.sock, server_hostname=self._tls_name)
+                connection.sock = self._tls.wrap_socket(
+                    t.cast(socket.socket, connection.sock), server_hostname=self._tls_name
+                )
         if self._tls:
             return self._attempt_secured(deadline)
-        sock = connection.sock
+        sock = t.cast(socket.socket, connection.sock)
         try:
             sock.settimeout(_left(deadline))
             connection.request("GET", self.url.path, headers={"User-Agent": "truthgraph-prober"})

@@ -124,7 +124,7 @@ def inference_key(target: dict[str, t.Any], states: dict[str, State]) -> str:
     """
     base = inference_base(target)
     hosts = {host: entry for host, entry in target["services"].get("inference", {}).items() if host in states}
-    routed = {key for state in states.values() for key in state["traffic"] if key.partition(".")[0] == base}
+    routed: set[str] = {key for state in states.values() for key in state["traffic"] if key.partition(".")[0] == base}
     usable = [
         key
         for key in sorted(routed, key=_number)
@@ -184,7 +184,8 @@ def live_slot(state: State, service: str) -> str:
 
 def live_release(state: State) -> str:
     """Return which release the API of a host answers; empty where there is none."""
-    return state["traffic"].get(f"api_{live_slot(state, 'api')}", "")
+    release: str = state["traffic"].get(f"api_{live_slot(state, 'api')}", "")
+    return release
 
 
 def serving_release(states: dict[str, State]) -> str:
