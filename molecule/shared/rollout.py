@@ -192,7 +192,8 @@ class Run:
         """The facts of the report that the run has left."""
         page = re.search(r"The report of this run is (\S+)\.html", self.said)
         assert page, str(self)
-        return json.loads(pathlib.Path(f"{page[1]}.json").read_text(encoding="utf-8"))
+        facts: dict[str, t.Any] = json.loads(pathlib.Path(f"{page[1]}.json").read_text(encoding="utf-8"))
+        return facts
 
     def __str__(self) -> str:
         lines = [f"{host}: {task}: {message}" for task, host, message in self.failures]
@@ -255,6 +256,7 @@ class Playbook:
                 if self.process.poll() is not None and watching.poll() is None:
                     raise AssertionError(f"{self.name} ended before {host} had: {condition}\n{self.result()}")
                 time.sleep(0.01)
+            assert watching.stderr is not None
             assert watching.returncode == 0, f"{watching.stderr.read()}\n{Run(0, self.output, timeout)}"
         finally:
             watching.kill()
@@ -476,6 +478,10 @@ class Clients:
                 assert max(times) - min(times) <= self.posts_may_fail_for, what
             what = f"{host}: nothing good was answered for {seen['longest_gap']} s until {seen['longest_gap_until']}"
             assert seen["longest_gap"] <= MOST_GAP, what
+
+
+# What the fixture under_load gives.
+UnderLoad = t.Callable[..., contextlib.AbstractContextManager[Clients]]
 
 
 @contextlib.contextmanager

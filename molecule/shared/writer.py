@@ -9,7 +9,6 @@ import http.client
 import json
 import threading
 import time
-import typing as t
 import urllib.parse
 import uuid
 
@@ -119,4 +118,4 @@ def psql(database: Host, sql: str, name: str = "truthgraph") -> str:
 
 def stored(database: Host, source: str) -> set[str]:
     """Return the texts of a source that are in the database."""
-    return set(t.cast(list[str], psql(database, f"SELECT text FROM evidence WHERE source = '{source}'").splitlines()))
+    return set(psql(database, f"SELECT text FROM evidence WHERE source = '{source}'").splitlines())

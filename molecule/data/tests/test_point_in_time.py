@@ -36,7 +36,8 @@ def plain(text: str) -> str:
 
 
 def moments(cpu1: Host) -> dict[str, t.Any]:
-    return json.loads(cpu1.run("truthgraph-point-in-time", "list", "--json"))
+    listed: dict[str, t.Any] = json.loads(cpu1.run("truthgraph-point-in-time", "list", "--json"))
+    return listed
 
 
 def now(cpu1: Host) -> str:
