@@ -44,7 +44,7 @@ exec tr 'A-Za-z' 'N-ZA-Mn-za-m'
 
 def load_program() -> types.ModuleType:
     loader = importlib.machinery.SourceFileLoader("truthgraph_backup", str(PROGRAM))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("truthgraph_backup", loader))
+    module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("truthgraph_backup", loader))
     # Nothing is compiled beside the role's files.
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     loader.exec_module(module)
@@ -172,6 +172,7 @@ def test_the_lock_of_a_process_that_is_gone_is_free(config: dict[str, t.Any]) ->
     )
     path = Path(config["directory"], ".lock")
     with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
         process.stdout.readline()
         with pytest.raises(program.Problem, match="another process"), program.lock(config, "take", 0):
             pass
@@ -422,7 +423,7 @@ class Server:
         self.docker.chmod(0o755)
 
     def sql(self, query: str, database: str = "postgres") -> str:
-        return program.sql({**program.DEFAULTS, "docker": str(self.docker)}, query, database)
+        return str(program.sql({**program.DEFAULTS, "docker": str(self.docker)}, query, database))
 
 
 @pytest.fixture(scope="module")
@@ -453,7 +454,10 @@ def live(server: Server, config: dict[str, t.Any]) -> t.Iterator[dict[str, t.Any
 
 
 def databases(server: Server) -> list[str]:
-    return json.loads(server.sql("SELECT jsonb_agg(datname ORDER BY datname) FROM pg_database WHERE NOT datistemplate"))
+    told: list[str] = json.loads(
+        server.sql("SELECT jsonb_agg(datname ORDER BY datname) FROM pg_database WHERE NOT datistemplate")
+    )
+    return told
 
 
 def command(live: dict[str, t.Any], *arguments: str) -> list[str]:

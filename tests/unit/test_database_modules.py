@@ -10,9 +10,9 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from test_backup_program import Server, config, databases, live, run, server
 
 from ansible_collections.truthgraph.platform.plugins.modules import database_rows
+from ansible_collections.truthgraph.platform.tests.unit.test_backup_program import Server, config, databases, live, run, server
 
 __all__ = ["config", "live", "server"]
 
@@ -35,7 +35,8 @@ def module(server: Server, name: str, **arguments: t.Any) -> dict[str, t.Any]:
         env={**os.environ, "PATH": f"{server.home}:{os.environ['PATH']}"},
         check=False,
     )
-    return json.loads(process.stdout)
+    told: dict[str, t.Any] = json.loads(process.stdout)
+    return told
 
 
 @pytest.fixture

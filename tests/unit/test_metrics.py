@@ -30,7 +30,7 @@ ROLES = ROOT / "roles"
 RULES = ROLES / "metrics/files/rules.yml"
 ALERTS = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 PATH = f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin"
-HAPROXY, PROMTOOL, PROMETHEUS = (shutil.which(name, path=PATH) for name in ("haproxy", "promtool", "prometheus"))
+HAPROXY, PROMTOOL, PROMETHEUS = (shutil.which(name, path=PATH) or "" for name in ("haproxy", "promtool", "prometheus"))
 
 
 def version_of_haproxy() -> tuple[int, ...]:
@@ -496,7 +496,8 @@ def samples(values: str, afterwards: str | None) -> str:
     if afterwards is None:
         return values
     start = re.split(r"[+x ]", values)[0]
-    step = (re.match(r"\d+\+(\d+)", values) or [0, "0"])[1] if " " not in values else "0"
+    grows = re.match(r"\d+\+(\d+)", values) if " " not in values else None
+    step = grows[1] if grows else "0"
     if afterwards.startswith("+"):
         reached = int(start) + 29 * int(step)
         return f"{start}+{step}x29 {reached + int(afterwards)}{afterwards}x60"

@@ -57,7 +57,8 @@ class Browser:
             assert part, f"the browser has ended: {Path(self._log.name).read_text(errors='replace')[-2000:]}"
             self._rest += part
         message, _, self._rest = self._rest.partition(b"\0")
-        return json.loads(message)
+        told: dict[str, t.Any] = json.loads(message)
+        return told
 
     def call(self, method: str, **parameters: t.Any) -> dict[str, t.Any]:
         """Have the browser do something, and return its answer; what happens meanwhile is kept in `events`."""
@@ -69,7 +70,8 @@ class Browser:
             answer = self._next()
             if answer.get("id") == self._number:
                 assert "error" not in answer, f"{method}: {answer['error']}"
-                return answer["result"]
+                told: dict[str, t.Any] = answer["result"]
+                return told
             self.events.append(answer)
 
     def open(self, path: Path, width: int = 1200, height: int = 900, dark: bool = False) -> None:

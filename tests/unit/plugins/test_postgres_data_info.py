@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from engine_double import EngineDouble
 
 from ansible_collections.truthgraph.platform.plugins.modules import postgres_data_info as module
+from ansible_collections.truthgraph.platform.tests.unit.plugins.engine_double import EngineDouble
 
 
 def test_versions(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import browser
 import pytest
 
 from ansible_collections.truthgraph.platform.plugins.action import prober as prober_action
 from ansible_collections.truthgraph.platform.plugins.action import release_report as action
 from ansible_collections.truthgraph.platform.plugins.plugin_utils import report
+from ansible_collections.truthgraph.platform.tests.unit.plugins import browser
 
 OLD, NEW = "1a2b3c4d5e6f", "9f8e7d6c5b4a"
 BEGAN = 1_790_000_000.0
@@ -283,11 +283,13 @@ class Service(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.release, self.status, self.answered = OLD, 200, []
+        self.release, self.status = OLD, 200
+        self.answered: list[tuple[int, str]] = []
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
 
 class Handler(BaseHTTPRequestHandler):
+    server: Service
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -382,7 +384,7 @@ def hostile_document() -> report.Data:
 
 @pytest.mark.parametrize("kind", ["stable", "failed", "hostile", "first", "nothing"])
 def test_the_page_is_whole_and_asks_for_nothing(kind: str) -> None:
-    facts = {
+    kinds: dict[str, t.Callable[[], report.Data]] = {
         "stable": document,
         "failed": failed_document,
         "hostile": hostile_document,
@@ -390,7 +392,8 @@ def test_the_page_is_whole_and_asks_for_nothing(kind: str) -> None:
             earlier="", earlier_images={}, pruned={}, registry=[], schema={"before": [], "after": ["1"]}
         ),
         "nothing": lambda: report.document({"result": "failed"}, [], {}, [], BEGAN),
-    }[kind]()
+    }
+    facts = kinds[kind]()
     text = report.page(facts)
     tags = Texts(text).tags
     assert {tag for tag, _ in tags}.isdisjoint({"script", "img", "link", "iframe", "object", "form", "a"})
@@ -561,7 +564,8 @@ def play(tmp_path: Path, *options: str, **arguments: t.Any) -> report.Data:
     found = re.search(r"^localhost \| \w+!? => (\{.*\})$", answer.stdout, re.MULTILINE | re.DOTALL)
     assert found, answer.stdout + answer.stderr
     assert SECRET not in answer.stdout + answer.stderr
-    return json.loads(found[1])
+    told: dict[str, t.Any] = json.loads(found[1])
+    return told
 
 
 def test_the_action_writes_page_and_facts(tmp_path: Path) -> None:

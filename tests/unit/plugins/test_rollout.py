@@ -195,7 +195,7 @@ def kept(**releases: bool) -> rollout.State:
 )
 def test_other_secrets_number_a_release(states: list[rollout.State], number: str) -> None:
     base = rollout.release_base(wanted())
-    assert rollout.release_id(wanted(), dict(enumerate(states))) == base + number
+    assert rollout.release_id(wanted(), {f"host{place}": state for place, state in enumerate(states)}) == base + number
 
 
 def test_what_was_kept_of_another_release_does_not_count() -> None:
@@ -852,7 +852,10 @@ def test_what_becomes_of_revisions_is_noted_where_they_are_known() -> None:
 
 def with_other_core() -> dict[str, dict[str, t.Any]]:
     """Return the services of a release with another core image, as its record holds them."""
-    return rollout.plan(wanted(core=OTHER_CORE), {host: empty() for host in "abc"})["record"]["services"]
+    told: dict[str, dict[str, t.Any]] = rollout.plan(wanted(core=OTHER_CORE), {host: empty() for host in "abc"})[
+        "record"
+    ]["services"]
+    return told
 
 
 def test_missing_images_are_listed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_images_are_remembered_up_to_a_number(host: Path) -> None:
     assert len(images) == seal.REMEMBERED and "tree1" not in images and f"later{seal.REMEMBERED - 1}" in images
 
 
-def state(**more: object) -> dict:
+def state(**more: object) -> dict[str, t.Any]:
     """An answer of the module release_state of a host on which nothing has changed."""
     kept = {"fingerprint": "f1", "drift": [], "images": {}}
     return {"engine": True, "seal": kept, "other_credentials": [], "secrets": {}, **more}
@@ -102,7 +103,7 @@ def state(**more: object) -> dict:
         (state(secrets={"api": {"slots": {"blue": False, "green": False}}}), "credentials"),
     ],
 )
-def test_a_host_that_has_to_be_prepared_anew_is_named_with_the_reason(found: dict, why: str) -> None:
+def test_a_host_that_has_to_be_prepared_anew_is_named_with_the_reason(found: dict[str, t.Any], why: str) -> None:
     unsealed = rollout.unsealed({"a": found, "b": state()}, {"a": "f1", "b": "f1"})
     assert set(unsealed) == {"a"} and why in unsealed["a"]
 

@@ -14,10 +14,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from engine_double import EngineDouble, ProxyDouble
 
 from ansible_collections.truthgraph.platform.plugins.module_utils import slots, traffic
 from ansible_collections.truthgraph.platform.plugins.module_utils.ledger import Ledger
+from ansible_collections.truthgraph.platform.tests.unit.plugins.engine_double import EngineDouble, ProxyDouble
 
 BLUE, GREEN = "truthgraph-api-blue", "truthgraph-api-green"
 OLD, NEW = "111111111111", "222222222222"
@@ -38,6 +38,8 @@ class Service(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    server: Service
+
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
         self.server.asked.append(f"{self.command} {self.path} {body}".strip())

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import termios
 import time
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -245,7 +246,7 @@ class Run:
 
     code: int
     raw: str
-    log: Path | None
+    log: Path
 
     @property
     def said(self) -> str:
@@ -291,9 +292,9 @@ class Place:
             **more,
         }
 
-    def log(self) -> Path | None:
+    def log(self) -> Path:
         found = sorted((self.path / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime)
-        return found[-1] if found else None
+        return found[-1] if found else self.path / "no log"
 
     def pipe(self, playbook: str, *options: str, more: dict[str, str] | None = None, **variables: object) -> Run:
         """Run a playbook as a pipeline does."""
@@ -621,7 +622,7 @@ def test_a_question_is_not_painted_over(place: Place) -> None:
     assert "✓ Go on" in run.steps
 
 
-def failure(host: str, task: str, message: str = "", **more: object) -> story.Failure:
+def failure(host: str, task: str, message: str = "", **more: t.Any) -> story.Failure:
     return story.Failure(host=host, task=task, name=task, step="", path="", message=message or task, **more)
 
 

@@ -13,9 +13,9 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from engine_double import ProxyDouble
 
 from ansible_collections.truthgraph.platform.plugins.module_utils import traffic
+from ansible_collections.truthgraph.platform.tests.unit.plugins.engine_double import ProxyDouble
 
 BEFORE = {"api": "blue", "api_blue": "r1"}
 AFTER = {"api": "green_blue", "api_blue": "r1", "api_green": "r2"}
