@@ -48,6 +48,10 @@ lint: setup ## yamllint, ruff, mypy --strict, and ansible-lint with its profile 
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --offline
 
+.PHONY: sanity
+sanity: setup ## ansible-test sanity of what the archive holds (some minutes)
+	.ci/sanity
+
 .PHONY: unit
 unit: setup browser ## Unit tests of all Python
 	$(BIN)/pytest tests/unit

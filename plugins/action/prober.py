@@ -168,7 +168,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Start, read or stop."""
         super().run(tmp, task_vars)
-        _, options = self.validate_argument_spec(ARGUMENTS)
+        _result, options = self.validate_argument_spec(ARGUMENTS)
         state, path = options["state"], os.path.abspath(os.path.expanduser(options["path"]))
         config = checked(options) if state == "started" else {}
         if self._task.check_mode:

@@ -80,7 +80,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Write the report, or say why there is none: a run that has gone well is not to fail by it."""
         super().run(tmp, task_vars)
-        _, options = self.validate_argument_spec(ARGUMENTS)
+        _result, options = self.validate_argument_spec(ARGUMENTS)
         if self._task.check_mode:
             return {
                 "changed": False,

@@ -1,3 +1,5 @@
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Callback that tells a run as a story: its steps, what they changed, and the one error that matters."""
 
 from __future__ import annotations
@@ -651,7 +653,7 @@ class CallbackModule(Default):
     def _tell_warnings(self) -> None:
         """Print every warning once, and how often it came."""
         for text, color in self._screen.warnings.items():
-            kind, _, said = text.partition("]: ")
+            kind, _end, said = text.partition("]: ")
             times = max((count for message, count in self._warned.items() if said.startswith(message)), default=1)
             # The lines around the place stand in the log.
             said, place, where = said.rstrip("\n").partition("\nOrigin: ")
@@ -700,7 +702,7 @@ class CallbackModule(Default):
 
 def nearby(path: str) -> str:
     """Return where a task stands, from here if that is shorter."""
-    file, _, line = path.rpartition(":")
+    file, _colon, line = path.rpartition(":")
     if not file:
         return path
     relative = os.path.relpath(os.path.realpath(file))

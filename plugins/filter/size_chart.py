@@ -58,8 +58,14 @@ COLOURS = {
     "app": "#d1345b",
     "other": "#d8dee4",
 }
-EARLIER, INK, FAINT = "#e3e6ea", "#1f2933", "#616e7c"
-LEFT, WIDTH, RIGHT, ROW, TOP = 170, 640, 150, 40, 64
+EARLIER = "#e3e6ea"
+INK = "#1f2933"
+FAINT = "#616e7c"
+LEFT = 170
+WIDTH = 640
+RIGHT = 150
+ROW = 40
+TOP = 64
 
 
 def _size(count: float) -> str:

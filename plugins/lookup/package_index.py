@@ -20,7 +20,8 @@ description:
   - A URL may contain a password. Use the answer only in tasks with C(no_log).
 notes:
   - It takes no term.
-author: The truthgraph.platform developers
+author:
+  - TruthGraph platform (@truthgraph)
 """
 
 EXAMPLES = r"""

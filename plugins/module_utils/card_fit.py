@@ -67,7 +67,7 @@ def runs_on(architectures: list[str], capability: str) -> bool:
     """
     card = version(capability)
     for name in architectures:
-        kind, _, number = name.partition("_")
+        kind, _line, number = name.partition("_")
         digits = re.match(r"\d+", number)
         if digits:
             built = (int(digits[0][:-1]), int(digits[0][-1]))

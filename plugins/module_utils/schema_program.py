@@ -272,4 +272,4 @@ def run(request: dict[str, t.Any]) -> dict[str, t.Any]:
 
 
 if __name__ == "__main__":
-    print(MARK + json.dumps(run(json.loads(sys.argv[1]))))
+    sys.stdout.write(f"{MARK}{json.dumps(run(json.loads(sys.argv[1])))}\n")

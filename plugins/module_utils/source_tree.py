@@ -531,7 +531,7 @@ def _python_files(root: pathlib.Path, images: tuple[str, ...], torch: str, repor
     try:
         return [file.path for file in relevant_files(root, images, torch) if file.path.endswith(".py")]
     except TreeError as error:
-        report.add("a file of the source tree cannot be used", str(error).split(" ")[0], str(error), "Then run again.")
+        report.add("a file of the source tree cannot be used", str(error).partition(" ")[0], str(error), "Then run again.")
         return []
 
 

@@ -110,7 +110,7 @@ def question(tables: list[dict[str, t.Any]]) -> str:
     """Return the script that reads all tables as they are at one moment: a line for each, then the properties."""
     lines = [psql.SAME_TEXT, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"]
     for table in tables:
-        text = psql.row_text([name for name, _ in table["columns"]], "r")
+        text = psql.row_text([name for name, _type in table["columns"]], "r")
         # Half of each row's MD5 as a number, and the sum of those: rows may come in any order.
         number = f"('x' || left(md5({text}), 16))::bit(64)::bigint::numeric"
         lines.append(

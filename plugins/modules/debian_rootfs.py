@@ -62,7 +62,8 @@ attributes:
   check_mode:
     description: Does nothing and answers that it would make the archive.
     support: full
-author: The truthgraph.platform developers
+author:
+  - TruthGraph platform (@truthgraph)
 """
 
 EXAMPLES = r"""

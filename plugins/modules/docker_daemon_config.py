@@ -49,7 +49,8 @@ attributes:
   diff_mode:
     description: Shows the file before and after.
     support: full
-author: The truthgraph.platform developers
+author:
+  - TruthGraph platform (@truthgraph)
 """
 
 EXAMPLES = r"""

@@ -39,7 +39,7 @@ options:
   smoke:
     description: The trial request, C(path) and C(body).
     type: dict
-    default: {path: /embed, body: {texts: [Can this card encode a sentence?]}}
+    default: {path: /embed, body: {texts: ["Can this card encode a sentence?"]}}
   host:
     description: What this host is called in messages.
     type: str
@@ -59,7 +59,8 @@ options:
 attributes:
   check_mode:
     support: partial
-    description: Nothing is run; what is remembered is compared, and the rest is said to be unknown.
+    description: Nothing is run.
+    details: What is remembered is compared, and the rest is said to be unknown.
   diff_mode:
     support: none
     description: Nothing is changed.
@@ -156,7 +157,7 @@ class Fit:
             known: dict[str, t.Any] = self.memory.get(image, {"cuda": "", "architectures": [], "require": ""})
             return known
         environment = json.loads(self.docker.run("image", "inspect", "--format", "{{json .Config.Env}}", image)) or []
-        require = [value for name, _, value in (one.partition("=") for one in environment) if name == "NVIDIA_REQUIRE_CUDA"]
+        require = [value for name, _equals, value in (one.partition("=") for one in environment) if name == "NVIDIA_REQUIRE_CUDA"]
         said = self.docker.run(
             *("run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", "--env", "CUDA_VISIBLE_DEVICES="),
             *("--entrypoint", "python3", image, "-c", card_fit.QUESTION),
@@ -206,7 +207,7 @@ class Fit:
         slot = traffic.front(traffic.read_map(self.parameters["map"]).get(service, ""))
         info = self.docker.inspect(slots.container_name(service, slot, place.get("copy", 0))) if slot else None
         if info and info["State"]["Status"] == "running":
-            code, out, _ = self.docker.try_run("top", info["Id"], "-eo", "pid")
+            code, out, _err = self.docker.try_run("top", info["Id"], "-eo", "pid")
             pids = set(out.split()[1:]) if code == 0 else set()
             mine = sum(used for pid, used in nvidia_smi.processes(self.program, place["card"]) if str(pid) in pids)
         return mine
@@ -224,7 +225,7 @@ class Fit:
         address = options.index("--ip")
         self.docker.try_run("rm", "--force", TRIAL)
         try:
-            code, _, err = self.docker.try_run(
+            code, _out, err = self.docker.try_run(
                 "run", "--detach", "--name", TRIAL, *options[:address], *options[address + 2 :]
             )
             if code != 0:

@@ -36,7 +36,8 @@ attributes:
   check_mode:
     description: Says what would be deleted, and deletes nothing.
     support: full
-author: The truthgraph.platform developers
+author:
+  - TruthGraph platform (@truthgraph)
 """
 
 EXAMPLES = r"""

@@ -25,7 +25,8 @@ attributes:
   check_mode:
     description: Says what it would do.
     support: full
-author: The truthgraph.platform developers
+author:
+  - TruthGraph platform (@truthgraph)
 """
 
 EXAMPLES = r"""

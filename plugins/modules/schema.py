@@ -79,8 +79,9 @@ options:
     default: 10001
 attributes:
   check_mode:
-    support: none
-    description: What the database needs is known by running the image only, so nothing is done and nothing answered.
+    support: partial
+    description: Nothing is done.
+    details: What the database needs is known by running the image only, so nothing is answered either.
   diff_mode:
     support: none
     description: RV(before) and RV(after) say what changed.

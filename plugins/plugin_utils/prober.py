@@ -210,7 +210,7 @@ class Target(threading.Thread):
         connection.request("GET", self.url.path, headers=headers)
         connection.sock.settimeout(_left(deadline))
         try:
-            status, release, _ = self._answer()
+            status, release, _done = self._answer()
         except http.client.RemoteDisconnected as error:
             raise Closed from error
         finally:

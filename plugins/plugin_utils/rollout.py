@@ -323,7 +323,7 @@ def leftovers(states: dict[str, State], lock_host: str) -> dict[str, t.Any]:
         # Killed while it settled: what serves has been decided on, and only something idle is left.
         decided = [release for release in map(live_release, states.values()) if release in records][:1]
         stable = sorted((one.get("activated_at", 0), one["id"]) for one in records.values() if one.get("stable_at"))
-        decided = decided or [release for _, release in stable[-1:]]
+        decided = decided or [release for _when, release in stable[-1:]]
     release = (decided or [record["id"] for record in unfinished] or noted or ["unknown"])[-1]
     return {"what": "nothing" if not why else "finish" if decided else "undo", "release": release, "why": why}
 
