@@ -74,11 +74,11 @@ docker_process_sql() {
 }
 
 create_database() {
-    local exists
-    exists=$(POSTGRES_DB='' docker_process_sql --dbname postgres --set db="$POSTGRES_DB" --tuples-only \
+    local exists name=$POSTGRES_DB
+    exists=$(POSTGRES_DB='' docker_process_sql --dbname postgres --set db="$name" --tuples-only \
         <<< "SELECT 1 FROM pg_database WHERE datname = :'db';")
     if [[ -z ${exists//[[:space:]]/} ]]; then
-        POSTGRES_DB='' docker_process_sql --dbname postgres --set db="$POSTGRES_DB" <<< 'CREATE DATABASE :"db";'
+        POSTGRES_DB='' docker_process_sql --dbname postgres --set db="$name" <<< 'CREATE DATABASE :"db";'
     fi
 }
 
