@@ -128,8 +128,7 @@ def check_clients(case: str, writer: Writer, reader: Reader) -> float:
 
 
 def refused_seconds(run: Run) -> float:
-    [seconds] = re.findall(r"Writes were refused for ([\d.]+) s", plain(run.said))
-    return float(seconds)
+    return float(re.findall(r"Writes were refused for ([\d.]+) s", plain(run.said))[0])
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # Starts PostgreSQL, and creates the database first if the data directory is empty. Same interface as the entrypoint of
 # the official image: POSTGRES_USER, POSTGRES_DB, POSTGRES_PASSWORD, POSTGRES_INITDB_ARGS, POSTGRES_INITDB_WALDIR,
 # POSTGRES_HOST_AUTH_METHOD (each also with _FILE), PGDATA, /docker-entrypoint-initdb.d/*.{sh,sql,sql.gz}.
