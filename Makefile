@@ -42,9 +42,15 @@ status: setup ## Show what runs where (INVENTORY=...)
 	$(PLAYBOOK) playbooks/status.yml
 
 .PHONY: lint
-lint: setup ## yamllint and ansible-lint, profile production
+lint: setup ## yamllint, ruff, mypy --strict, and ansible-lint with its profile production
 	$(BIN)/yamllint --strict .
+	$(BIN)/ruff check
+	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --offline
+
+.PHONY: sanity
+sanity: setup ## ansible-test sanity of what the archive holds (some minutes)
+	.ci/sanity
 
 .PHONY: unit
 unit: setup test-tools ## Unit tests of all Python
@@ -96,7 +102,8 @@ $(VENV)/.complete: requirements.txt
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
 	@collections=$$($(BIN)/python -c 'import ansible_collections as c; print(list(c.__path__)[0])') && \
-	  mkdir -p "$$collections/truthgraph" && ln -sfn "$(CURDIR)" "$$collections/truthgraph/platform"
+	  for place in "$$collections" $(VENV)/source/ansible_collections; do \
+	    mkdir -p "$$place/truthgraph" && ln -sfn "$(CURDIR)" "$$place/truthgraph/platform"; done
 	@touch $@
 
 .PHONY: setup

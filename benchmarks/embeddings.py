@@ -333,15 +333,17 @@ class Bench:
             text=True,
         ) as process:
 
+            heard, says = t.cast(t.IO[str], process.stdin), t.cast(t.IO[str], process.stdout)
+
             def ask(line: str) -> t.Any:
-                print(line, file=process.stdin, flush=True)
-                return json.loads(process.stdout.readline() or "null")
+                print(line, file=heard, flush=True)
+                return json.loads(says.readline() or "null")
 
             self.expected = ask(json.dumps(wanted))
             if not self.expected:
                 raise BenchError("sentence-transformers cannot load the model; .cache/bench/service is its environment.")
             self.quietest(ALONE, 1, process.pid, lambda: Point(**ask("")))
-            process.stdin.close()
+            heard.close()
 
     @contextlib.contextmanager
     def serving(self, server: Server) -> t.Iterator[tuple[int, int]]:
@@ -387,13 +389,16 @@ class Bench:
             asyncio.run(self.compare(server, port, requests))
             asyncio.run(load(port, requests, max(CONCURRENCY), 1))
             for clients in CONCURRENCY:
-                measure = functools.partial(load, port, requests, clients, self.seconds)
-                self.quietest(key, clients, pid, lambda: asyncio.run(measure()))
+                self.quietest(key, clients, pid, functools.partial(self.measured, port, requests, clients))
+
+    def measured(self, port: int, requests: list[bytes], clients: int) -> Point:
+        """Measure one round."""
+        return asyncio.run(load(port, requests, clients, self.seconds))
 
     async def compare(self, server: Server, port: int, requests: t.Sequence[bytes]) -> None:
         """Make sure that a server answers the vectors of this model, or what is measured means nothing."""
         reader, writer = await asyncio.open_connection(HOST, port)
-        for expected, request in zip(self.expected, requests):
+        for expected, request in zip(self.expected, requests, strict=True):
             found = cosine(expected, server.vector(json.loads(await exchange(reader, writer, request))))
             if found < LEAST_COSINE:
                 raise BenchError(f"{server.label} answers another vector: the cosine is {found:.6f}.")
@@ -404,7 +409,7 @@ def ready(port: int) -> bool:
     """Say whether a server is ready to serve."""
     try:
         with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=5) as answer:
-            return answer.status == 200
+            return bool(answer.status == 200)
     except (OSError, urllib.error.HTTPError):
         return False
 
@@ -459,8 +464,9 @@ def bars(points: Points) -> list[str]:
     if gain is not None:
         met = "met" if gain >= LEAST_GAIN else "not met"
         lines.append(f"- Batching with {max(CONCURRENCY)} clients, at least {LEAST_GAIN:g} times: {gain:.2f}, {met}.")
-    beside = [ratio(points, "batching", "infinity", clients) for clients in CONCURRENCY]
-    if None not in beside:
+    ratios = [ratio(points, "batching", "infinity", clients) for clients in CONCURRENCY]
+    beside = [one for one in ratios if one is not None]
+    if len(beside) == len(ratios):
         met = "met" if min(beside) >= 1 else "not met"
         figures = ", ".join(f"{one:.2f}" for one in beside)
         lines.append(f"- Not behind infinity-emb with {', '.join(map(str, CONCURRENCY))} clients: {figures}, {met}.")
@@ -494,17 +500,17 @@ def report(points: Points, about: list[str]) -> str:
 
 def describe(bench: Bench, rounds: int, threads: int) -> list[str]:
     """Return where, when and with what it was measured, without names or paths of this machine."""
-    cpu = re.search(r"^model name\s*:\s*(.+)$", pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
+    cpu = re.search(r"^model name\s*:\s*(.+)$", pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     git = ["git", "-C", str(CHECKOUT)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True).stdout
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, check=False).stdout
     look = "import importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in %r), sep=', ')"
     parts = ("torch", "transformers", "sentence-transformers")
     ours = bench.output("service", look % ((*parts, "fastapi", "uvicorn"),)).strip()
     theirs = bench.output("infinity", look % (("infinity-emb", *parts),)).strip()
     words = sum(len(text.split()) for text in bench.texts) / len(bench.texts)
     return [
-        f"Date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}. Command: `make bench-embeddings`. "
+        f"Date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d}. Command: `make bench-embeddings`. "
         f"Collection: commit {commit or 'unknown'}{', with changes on top' if changed else ''}.",
         f"Machine: {os.cpu_count()} cores ({cpu.group(1) if cpu else 'unknown'}), "
         f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB, for the server and its clients "

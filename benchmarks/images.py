@@ -50,7 +50,7 @@ TIMEOUT = 3600
 
 def say(text: str) -> None:
     """Say on the screen what is being done."""
-    print(f"{datetime.datetime.now():%H:%M:%S} {text}", flush=True)
+    print(f"{datetime.datetime.now().astimezone():%H:%M:%S} {text}", flush=True)
 
 
 def build(tree: pathlib.Path, target: str, variables: dict[str, str]) -> tuple[dict[str, t.Any], float, float]:
@@ -132,8 +132,8 @@ def report(figures: dict[str, t.Any]) -> str:
         groups = " | ".join(f"{one['groups'].get(group, 0) / 1e6:.1f}" for group in GROUPS)
         lines.append(
             f"| {name} | {one['unpacked_bytes'] / 1e6:.0f} | {budgets[name]['unpacked'] / 1e6:.0f} | "
-            f"{one['compressed_bytes'] / 1e6:.0f} | {groups} | {one['cold']:.0f} | {one['warm']:.1f} | {one['moved'] / 1e3:.1f} | "
-            f"{one['checked']:.1f} | {one['date']}, {one['commit']} |"
+            f"{one['compressed_bytes'] / 1e6:.0f} | {groups} | {one['cold']:.0f} | {one['warm']:.1f} | "
+            f"{one['moved'] / 1e3:.1f} | {one['checked']:.1f} | {one['date']}, {one['commit']} |"
         )
     return "\n".join(lines)
 
@@ -157,7 +157,7 @@ def main() -> None:
         shutil.copytree(CHECKOUT / "files" / "app", tree, ignore=shutil.ignore_patterns("__pycache__"))
         for name in names:
             found = measurement.variant(tree, name)
-            figures[name] = {**found, "date": f"{datetime.date.today()}", "commit": commit}
+            figures[name] = {**found, "date": f"{datetime.datetime.now().astimezone():%Y-%m-%d}", "commit": commit}
             say(f"{name}: {found['warm']:.1f} s, {found['moved'] / 1e3:.1f} KB moved")
     figures = {name: figures[name] for name in VARIANTS if name in figures}
     FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

@@ -347,7 +347,8 @@ def answering_since(releases: list[dict[str, t.Any]], release: str) -> float:
     others = [seen["last"] for seen in releases if seen["release"] != release]
     if not first or max(others, default=0) > max(last):
         return float("inf")
-    return max([*first, *others])
+    since: float = max([*first, *others])
+    return since
 
 
 def span(values: t.Sequence[float], digits: int) -> str:
@@ -447,7 +448,7 @@ def say(text: str) -> None:
 def ask(url: str) -> tuple[int, str]:
     """Return the status that a URL answers and the release that it names; status 0 if there is no answer."""
     parts = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=3)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=3)
     try:
         connection.request("GET", parts.path)
         answer = connection.getresponse()
@@ -499,7 +500,7 @@ class Bench:
         done = member.host.run("timeout %s bash -c %s 2>&1", str(seconds), script)
         if done.rc:
             raise BenchError(f"On {member.name}: {script.strip()[:200]}\nended with {done.rc}: {done.stdout[-2000:]}")
-        return done.stdout
+        return str(done.stdout)
 
     def playbook(
         self, name: str, variables: dict[str, t.Any] | None = None, *, cold: bool = False, fails: str = ""
@@ -724,7 +725,7 @@ class Bench:
         targets = {self.member.name: self.own_url}
         for _round in range(self.rounds):
             for key, what, name in (("compose", "update", "b"), ("compose-back", "rollback", "a")):
-                run = self.under_load(targets, lambda name=name: up(name), self.releases[name])
+                run = self.under_load(targets, functools.partial(up, name), self.releases[name])
                 self.row(key, f"docker compose, one container: {what}", command).runs.append(run)
         if installed:
             setting = f"IMAGE={shlex.quote(self.images['a'])} RELEASE=a"
@@ -754,7 +755,7 @@ class Bench:
                 short = "docker service update --image" if what == "update" else "docker service rollback"
                 row = self.row(key, f"Docker Swarm, two replicas, start-first: {what}", short)
                 if reachable:
-                    row.runs.append(self.under_load(targets, lambda command=command: self.on(command), release))
+                    row.runs.append(self.under_load(targets, functools.partial(self.on, command), release))
                 else:
                     start = time.monotonic()
                     self.on(command)
@@ -783,7 +784,7 @@ class Bench:
                 ("nothing", "deploy of nothing new", "deploy", "b", "", False),
             ):
                 say(f"This collection: {what} ...")
-                variables = {"image_build_source": str(self.trees[tree])} if tree else {}
+                variables: dict[str, t.Any] = {"image_build_source": str(self.trees[tree])} if tree else {}
                 variables["release_standby"] = stands_by
                 fails = BROKEN[key][2] if key in BROKEN else ""
                 change = functools.partial(self.playbook, playbook, variables, cold=True, fails=fails)
@@ -796,17 +797,18 @@ class Bench:
 
     def describe(self) -> list[str]:
         """Return where, when and with what it was measured, without names or paths of this machine."""
-        cpu = re.search(r"^model name\s*:\s*(.+)$", pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
+        cpu = re.search(r"^model name\s*:\s*(.+)$", pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
         cores = len(os.sched_getaffinity(0))
         look = "docker version --format '{{.Server.Version}}'; haproxy -v | head -n 1"
         system, docker, haproxy = self.on(f". /etc/os-release; echo $PRETTY_NAME; {look}").splitlines()
         ansible = subprocess.run([tool("ansible"), "--version"], capture_output=True, text=True, check=True).stdout
         git = ["git", "-C", str(CHECKOUT)]
-        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True).stdout
+        head = [*git, "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, check=False).stdout
         return [
-            f"Date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}. Collection: commit {commit or 'unknown'}"
+            f"Date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d}. Collection: commit {commit or 'unknown'}"
             f"{', with changes on top' if changed else ''}.",
             f"Machine: {cores} cores ({cpu.group(1) if cpu else 'unknown'}), {memory:.0f} GiB, for the client, Ansible "
             f"and all {len(self.fleet.members)} hosts of the lab together.",

@@ -7,6 +7,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import pathlib
+import typing as t
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -27,7 +28,8 @@ class Authority:
 
     def __init__(self, directory: pathlib.Path | None = None, name: str = "an authority of tests") -> None:
         if directory:
-            self.key = serialization.load_pem_private_key((directory / "ca.key").read_bytes(), None)
+            key = serialization.load_pem_private_key((directory / "ca.key").read_bytes(), None)
+            self.key = t.cast(ec.EllipticCurvePrivateKey, key)
             self.certificate = x509.load_pem_x509_certificate((directory / "ca.crt").read_bytes())
         else:
             self.key = ec.generate_private_key(ec.SECP256R1())
@@ -57,7 +59,7 @@ class Authority:
     def _sign(
         self, key: ec.EllipticCurvePrivateKey, name: str, days: float, extensions: list[x509.ExtensionType]
     ) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = datetime.datetime.now(datetime.UTC)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         own = getattr(self, "certificate", None)
         builder = (

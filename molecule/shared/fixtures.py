@@ -9,9 +9,11 @@ import typing as t
 
 import pytest
 
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, Clients, Fleet, clients
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, Clients, Fleet, UnderLoad, clients
 
 ROWS: list[dict[str, t.Any]] = []
+# What the scenario faults has seen: a row for each fault.
+SEEN_FAULTS: list[tuple[t.Any, ...]] = []
 COLUMNS = ("requests", "failed GET", "failed POST", "gap", "seconds")
 
 __all__ = ["fleet", "pytest_terminal_summary", "under_load"]
@@ -24,7 +26,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
 
 
 @pytest.fixture
-def under_load(request: pytest.FixtureRequest) -> t.Callable[..., contextlib.AbstractContextManager[Clients]]:
+def under_load(request: pytest.FixtureRequest) -> UnderLoad:
     """Return a context in which clients ask every API, and none may see a failure."""
 
     @contextlib.contextmanager

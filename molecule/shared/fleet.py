@@ -132,7 +132,7 @@ def ask(
 
 def knock(host: testinfra.host.Host, address: str, port: int) -> str:
     """Say what comes of a connection from a host: open, dropped, or the error."""
-    return host.check_output("python3 -c %s %s %s", KNOCK, address, str(port))
+    return str(host.check_output("python3 -c %s %s %s", KNOCK, address, str(port)))
 
 
 def traffic(host: testinfra.host.Host) -> dict[str, str]:
@@ -150,12 +150,13 @@ def serving(host: testinfra.host.Host, service: str) -> str:
 def query(host: testinfra.host.Host, sql: str, database: str = "truthgraph") -> str:
     """Return what Postgres on a host answers to its superuser."""
     command = "docker exec truthgraph-postgres psql -h 127.0.0.1 -U postgres -d %s -At -c %s"
-    return host.check_output(command, database, sql)
+    return str(host.check_output(command, database, sql))
 
 
 def inspect(host: testinfra.host.Host, name: str) -> dict[str, t.Any]:
     """Return what the engine of a host says about a container."""
-    return json.loads(host.check_output("docker container inspect %s", name))[0]
+    found: dict[str, t.Any] = json.loads(host.check_output("docker container inspect %s", name))[0]
+    return found
 
 
 @dataclasses.dataclass
@@ -170,7 +171,8 @@ class Member:
     @property
     def address(self) -> str:
         """The address by which the other hosts reach it."""
-        return self.variables["address"]
+        address: str = self.variables["address"]
+        return address
 
 
 class Fleet:
@@ -212,6 +214,7 @@ class Fleet:
             capture_output=True,
             text=True,
             timeout=60,
+            check=False,
         )
         assert done.returncode == 0, f"The inventory {self.inventory} cannot be read: {done.stdout}{done.stderr}"
         [task] = json.loads(done.stdout)["plays"][0]["tasks"]
@@ -231,4 +234,4 @@ def stranger(fleet: Fleet, address: str, port: int) -> str:
     """Say what comes of a connection from a container that lies in the lab's network, and is no host of the fleet."""
     image = fleet.control.check_output("docker container inspect --format '{{.Config.Image}}' truthgraph-lab-build1")
     command = "docker run --rm --network truthgraph-lab --entrypoint python3 %s -c %s %s %s"
-    return fleet.control.check_output(command, image, KNOCK, address, str(port))
+    return str(fleet.control.check_output(command, image, KNOCK, address, str(port)))

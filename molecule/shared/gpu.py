@@ -40,8 +40,8 @@ class GpuHost(Host):
         else:
             self.run("python3", "-c", "import sys; open(sys.argv[1], 'w').write(sys.argv[2])", path, text)
 
-    def read(self, path: str) -> str | None:
-        """Return a file, or None where there is none."""
+    def read(self, path: str) -> t.Any:
+        """Return the text of a file, or None where there is none."""
         return self.run("cat", path) if self.shell(f"test -e {path} && echo there", check=False) else None
 
     @property
@@ -79,8 +79,8 @@ class GpuHost(Host):
         return {row[0]: row[1] for row in rows if row[-1] == "installed"}
 
     @property
-    def daemon_json(self) -> str | None:
-        """The engine's configuration as it is written."""
+    def daemon_json(self) -> t.Any:
+        """The text of the engine's configuration, or None where there is none."""
         return self.read(DAEMON_JSON)
 
     @property
@@ -119,7 +119,8 @@ class GpuHost(Host):
             "except urllib.error.HTTPError as error: answer = error\n"
             "print(json.dumps({**json.loads(answer.read()), 'code': answer.status}))"
         )
-        return json.loads(self.run("docker", "exec", container, "python3", "-c", text))
+        said: dict[str, t.Any] = json.loads(self.run("docker", "exec", container, "python3", "-c", text))
+        return said
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 # What an image holds and can do, found out in two containers: one as root that lists all files, one as the image runs.
 import json
 import time
+import typing as t
 
-from ansible_collections.truthgraph.platform.molecule.shared.fleet import inspect, serving
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import Member, inspect, serving
 
 # Lists every file with its size, which text files hold one of the given words, what runs with the rights of its owner or
 # group, and what everybody may write.
@@ -58,7 +59,7 @@ ONE_OFF = "docker run --rm --network none --read-only --tmpfs /tmp --cap-drop AL
 class Image:
     """The image of a running service."""
 
-    def __init__(self, member, service, imports, words):
+    def __init__(self, member: Member, service: str, imports: list[str], words: list[str]) -> None:
         self.host = member.host
         self.reference = inspect(member.host, serving(member.host, service))["Config"]["Image"]
         self.facts = json.loads(self.host.check_output("docker image inspect %s", self.reference))[0]
@@ -74,10 +75,10 @@ class Image:
         }
         self.python = self._run("", "python3 -c %s %s", TRY_PYTHON, json.dumps(wanted))
 
-    def _run(self, options, command, *arguments):
+    def _run(self, options: str, command: str, *arguments: str) -> t.Any:
         return json.loads(self.host.check_output(f"{ONE_OFF} {options} %s {command}", self.reference, *arguments))
 
-    def stopped(self):
+    def stopped(self) -> tuple[int, float]:
         # How a container of the image ends that is told to: its exit code, and how long that took.
         name = f"truthgraph-test-{self.facts['Id'][7:19]}"
         options = ONE_OFF.removeprefix("docker run --rm ")
@@ -94,16 +95,16 @@ class Image:
         finally:
             self.host.run("docker rm --force %s", name)
 
-    def programs(self, names):
+    def programs(self, names: t.Iterable[str]) -> list[str]:
         # A compiler is also there as x86_64-linux-gnu-gcc-14, and pip as pip3.13.
         endings = tuple(f"-{name}" for name in names)
         found = []
         for path in self.files:
             name = path.rpartition("/")[2].rstrip("0123456789.").rstrip("-")
-            if "/bin/" in path or "/sbin/" in path or "/libexec/" in path:
-                if name in names or name.endswith(endings):
-                    found.append(path)
+            is_program = "/bin/" in path or "/sbin/" in path or "/libexec/" in path
+            if is_program and (name in names or name.endswith(endings)):
+                found.append(path)
         return found
 
-    def bytes_below(self, *parents):
+    def bytes_below(self, *parents: str) -> int:
         return sum(size for path, size in self.files.items() if path.startswith(tuple(f"{p}/" for p in parents)))

@@ -192,7 +192,8 @@ class Run:
         """The facts of the report that the run has left."""
         page = re.search(r"The report of this run is (\S+)\.html", self.said)
         assert page, str(self)
-        return json.loads(pathlib.Path(f"{page[1]}.json").read_text(encoding="utf-8"))
+        facts: dict[str, t.Any] = json.loads(pathlib.Path(f"{page[1]}.json").read_text(encoding="utf-8"))
+        return facts
 
     def __str__(self) -> str:
         lines = [f"{host}: {task}: {message}" for task, host, message in self.failures]
@@ -216,11 +217,12 @@ class Playbook:
         self.name = name
         path = CHECKOUT / ("playbooks" if name in PRODUCT else "molecule/shared") / f"{name}.yml"
         command = [tool("ansible-playbook"), "-i", str(inventory), str(path)]
-        self._file = tempfile.NamedTemporaryFile(
+        # It is read for as long as the run is looked at.
+        self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115
             mode="r", encoding="utf-8", prefix=f"{name}-", suffix=".jsonl", delete=not os.environ.get("TRUTHGRAPH_KEEP_RUNS")
         )
         self._began = time.monotonic()
-        with open(self._file.name, "wb") as output:
+        with pathlib.Path(self._file.name).open("wb") as output:
             self.process = subprocess.Popen(
                 [*command, "-e", json.dumps({**DEFAULTS, **variables}), *options],
                 cwd=CHECKOUT,
@@ -254,6 +256,7 @@ class Playbook:
                 if self.process.poll() is not None and watching.poll() is None:
                     raise AssertionError(f"{self.name} ended before {host} had: {condition}\n{self.result()}")
                 time.sleep(0.01)
+            assert watching.stderr is not None
             assert watching.returncode == 0, f"{watching.stderr.read()}\n{Run(0, self.output, timeout)}"
         finally:
             watching.kill()
@@ -477,6 +480,10 @@ class Clients:
             assert seen["longest_gap"] <= MOST_GAP, what
 
 
+# What the fixture under_load gives.
+UnderLoad = t.Callable[..., contextlib.AbstractContextManager[Clients]]
+
+
 @contextlib.contextmanager
 def clients(case: str, targets: t.Iterable[str] = APIS, posts_may_fail_for: float = 0) -> t.Iterator[Clients]:
     """Put load on the APIs meanwhile, and check that no client has seen a failure."""
@@ -601,11 +608,11 @@ class Fleet:
 
 def unchanged(before: dict[str, Seen], after: dict[str, Seen]) -> None:
     """Check that all is as it was: what runs since when, which slot serves, what is remembered, and who has worked last."""
-    for name in before:
-        assert after[name].running == before[name].running, name
-        assert after[name].map == before[name].map, name
-        assert after[name].records == before[name].records, name
-        assert after[name].journal == before[name].journal, name
+    for name, then in before.items():
+        assert after[name].running == then.running, name
+        assert after[name].map == then.map, name
+        assert after[name].records == then.records, name
+        assert after[name].journal == then.journal, name
         assert after[name].lock is None, name
 
 

@@ -9,7 +9,6 @@ import http.client
 import json
 import threading
 import time
-import typing as t
 import urllib.parse
 import uuid
 
@@ -88,7 +87,8 @@ class Writer:
             latest = [one for one in list(self.sent) if one.began > max(since, now - 2)]
             by_api = {name: [one for one in latest if one.text.startswith(f"{name},")] for name in APIS}
             if now > since + 2.5 and all(len(ones) >= 5 and all(one.status == 201 for one in ones) for ones in by_api.values()):
-                return max([one.ended for one in list(self.sent) if one.status != 201 and one.ended > since], default=since) - since
+                failed = [one.ended for one in list(self.sent) if one.status != 201 and one.ended > since]
+                return max(failed, default=since) - since
             time.sleep(0.1)
         raise AssertionError(f"not recovered within {timeout} s: {self.failed[-5:]}")
 
@@ -119,4 +119,4 @@ def psql(database: Host, sql: str, name: str = "truthgraph") -> str:
 
 def stored(database: Host, source: str) -> set[str]:
     """Return the texts of a source that are in the database."""
-    return set(t.cast(list[str], psql(database, f"SELECT text FROM evidence WHERE source = '{source}'").splitlines()))
+    return set(psql(database, f"SELECT text FROM evidence WHERE source = '{source}'").splitlines())

@@ -10,8 +10,11 @@ from ansible.utils.display import Display
 
 from ansible_collections.truthgraph.platform.plugins.plugin_utils import findings
 
-# Its name is a keyword of Python.
-Assert = importlib.import_module("ansible.plugins.action.assert").ActionModule
+if t.TYPE_CHECKING:
+    from ansible.plugins.action import ActionBase as Assert
+else:
+    # Its name is a keyword of Python.
+    Assert = importlib.import_module("ansible.plugins.action.assert").ActionModule
 
 
 class ActionModule(Assert):
@@ -29,7 +32,7 @@ class ActionModule(Assert):
             return {"failed": True, "msg": f"severity is {options['severity']}; it must be {wanted}."}
         # What is left is the assertion's.
         self._task.args = {name: value for name, value in arguments.items() if name not in own}
-        result = super().run(tmp, task_vars)
+        result: dict[str, t.Any] = super().run(tmp, task_vars)
         if not result.get("failed") or "assertion" not in result:
             return result
         if findings.gathers(task_vars):

@@ -17,7 +17,7 @@ class ActionModule(ActionBase):
         """Ask the host."""
         task_vars = task_vars or {}
         super().run(tmp, task_vars)
-        result = self._execute_module(task_vars=task_vars)
+        result: dict[str, t.Any] = self._execute_module(task_vars=task_vars)
         if not result.get("failed") or not findings.gathers(task_vars):
             return result
         role = self._task._role.get_name().rpartition(".")[2] if self._task._role else ""

@@ -5,6 +5,7 @@ node itself, without what a module costs there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -39,17 +40,16 @@ def read_json(path: str) -> dict[str, t.Any] | None:
     """Return what a file of ours holds, None if it is missing or broken."""
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
+            held: dict[str, t.Any] = json.load(file)
+            return held
     except (OSError, ValueError):
         return None
 
 
 def remove(path: str) -> None:
     """Remove a file that may be missing."""
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.remove(path)
-    except FileNotFoundError:
-        pass
 
 
 def running(path: str) -> int:
@@ -168,7 +168,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Start, read or stop."""
         super().run(tmp, task_vars)
-        _, options = self.validate_argument_spec(ARGUMENTS)
+        _result, options = self.validate_argument_spec(ARGUMENTS)
         state, path = options["state"], os.path.abspath(os.path.expanduser(options["path"]))
         config = checked(options) if state == "started" else {}
         if self._task.check_mode:

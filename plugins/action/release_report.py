@@ -5,6 +5,7 @@ there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -44,14 +45,14 @@ def prune(directory: str, kept: int) -> list[str]:
     names = sorted({found[1] for name in os.listdir(directory) if (found := NAME.match(name))})
     gone = names[:-kept] if kept else []
     files = [f"{name}.{kind}" for name in gone for kind in ("html", "json")]
-    for name in filter(NOTES.match, os.listdir(directory)):
-        if time.time() - os.path.getmtime(os.path.join(directory, name)) > DAY:
-            files.append(name)
+    files += [
+        name
+        for name in filter(NOTES.match, os.listdir(directory))
+        if time.time() - os.path.getmtime(os.path.join(directory, name)) > DAY
+    ]
     for name in files:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(directory, name))
-        except FileNotFoundError:
-            pass
     return gone
 
 
@@ -79,7 +80,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Write the report, or say why there is none: a run that has gone well is not to fail by it."""
         super().run(tmp, task_vars)
-        _, options = self.validate_argument_spec(ARGUMENTS)
+        _result, options = self.validate_argument_spec(ARGUMENTS)
         if self._task.check_mode:
             return {
                 "changed": False,
@@ -112,8 +113,6 @@ def written(options: dict[str, t.Any], secrets: list[str]) -> dict[str, t.Any]:
     paths = [os.path.join(directory, f"{name}.{kind}") for kind in ("html", "json")]
     write(paths[0], report.page(facts))
     write(paths[1], json.dumps(facts, indent=1, sort_keys=True) + "\n")
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.remove(options["notes"])
-    except FileNotFoundError:
-        pass
     return {"path": paths[0], "data_path": paths[1], "removed": prune(directory, options["kept"])}

@@ -33,6 +33,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Run the module, and note it; a host that cannot be reached is noted, too."""
+        task_vars = task_vars or {}
         result = super().run(tmp, task_vars)
         began = time.time()
         answer: dict[str, t.Any] = {"failed": True}

@@ -1,3 +1,5 @@
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Callback that tells a run as a story: its steps, what they changed, and the one error that matters."""
 
 from __future__ import annotations
@@ -81,13 +83,14 @@ import time
 import typing as t
 from pathlib import Path
 
-from ansible import constants as C
-from ansible import context
+from ansible import constants, context
 from ansible.plugins.callback.default import CallbackModule as Default
 from ansible.utils.color import stringc
 
 from ansible_collections.truthgraph.platform.plugins.plugin_utils import story
 
+# Its names are made when it is imported.
+C: t.Any = constants
 # A step that takes longer than this says that it has begun, and what it has to say does not wait for its end.
 LONG = 5.0
 MARKS = {"ok": "✓", "failed": "✗", "rescued": "↺", "begun": "▸"}
@@ -173,7 +176,7 @@ class CallbackModule(Default):
         self._verbose = self._display.verbosity > 0
         self._brief = False
         self._animated = False
-        self._screen: story.Screen | None = None
+        self._output: story.Screen | None = None
         self._ticker: story.Ticker | None = None
         self._step: Step | None = None
         self._began = 0.0
@@ -193,7 +196,7 @@ class CallbackModule(Default):
     def set_options(self, task_keys: t.Any = None, var_options: t.Any = None, direct: t.Any = None) -> None:
         """Take the options, and from here on all output."""
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
-        if self._screen is None:
+        if self._output is None:
             self._animated = bool(
                 not self._verbose
                 and self.get_option("animation") == "auto"
@@ -206,9 +209,14 @@ class CallbackModule(Default):
             unicode = (sys.stdout.encoding or "").lower().startswith("utf")
             self._marks = MARKS if unicode else PLAIN_MARKS
             self._frames = itertools.cycle(SPINNER if unicode else PLAIN_SPINNER)
-            self._screen = story.Screen(self._display, self._animated)
+            self._output = story.Screen(self._display, self._animated)
             self._screen.collects = not self._verbose
             atexit.register(self._ended_early)
+
+    @property
+    def _screen(self) -> story.Screen:
+        """What is written to; it is there as soon as the options are."""
+        return t.cast(story.Screen, self._output)
 
     @contextlib.contextmanager
     def default_output(self, brief: bool = False) -> t.Iterator[None]:
@@ -337,8 +345,9 @@ class CallbackModule(Default):
 
     def _step_of(self, task: t.Any) -> str:
         """Return the name of the step that a task is part of."""
-        if self._play.strategy.rpartition(".")[2] in ("free", "host_pinned"):
-            return self._play.get_name()
+        play: t.Any = self._play
+        if play.strategy.rpartition(".")[2] in ("free", "host_pinned"):
+            return str(play.get_name())
         if task.action.rpartition(".")[2] == "validate_argument_spec":
             return self._step.name if self._step else ""
         ends = tuple(self.get_option("steps_of"))
@@ -441,9 +450,9 @@ class CallbackModule(Default):
         """Take a difference."""
         results = result.result["results"] if result.task.loop and "results" in result.result else [result.result]
         for one in results:
-            if one.get("diff") and one.get("changed") and not self._verbose:
-                if difference := self._get_diff(one["diff"]):
-                    self._say(result, difference.strip("\n"), plain=False)
+            shown = one.get("diff") and one.get("changed") and not self._verbose
+            if shown and (difference := self._get_diff(one["diff"])):
+                self._say(result, difference.strip("\n"), plain=False)
         with self.default_output():
             super().v2_on_file_diff(result)
 
@@ -644,7 +653,7 @@ class CallbackModule(Default):
     def _tell_warnings(self) -> None:
         """Print every warning once, and how often it came."""
         for text, color in self._screen.warnings.items():
-            kind, _, said = text.partition("]: ")
+            kind, _end, said = text.partition("]: ")
             times = max((count for message, count in self._warned.items() if said.startswith(message)), default=1)
             # The lines around the place stand in the log.
             said, place, where = said.rstrip("\n").partition("\nOrigin: ")
@@ -680,8 +689,8 @@ class CallbackModule(Default):
                 path = f" ({failure.path})" if failures is verdict.causes and failure.path else ""
                 self._tell(f"\n{title}{hosts} {verb} in {place}{path}", C.COLOR_ERROR, self._to_stderr())
                 for text, who in said.items():
-                    text = text if len(said) == 1 else f"{who}: {text}"
-                    self._tell(textwrap.indent(self._wrapped(text, 2), "  "), C.COLOR_ERROR, self._to_stderr())
+                    shown = text if len(said) == 1 else f"{who}: {text}"
+                    self._tell(textwrap.indent(self._wrapped(shown, 2), "  "), C.COLOR_ERROR, self._to_stderr())
 
     def _tell_log(self) -> None:
         if self._screen.log.path is not None:
@@ -693,7 +702,7 @@ class CallbackModule(Default):
 
 def nearby(path: str) -> str:
     """Return where a task stands, from here if that is shorter."""
-    file, _, line = path.rpartition(":")
+    file, _colon, line = path.rpartition(":")
     if not file:
         return path
     relative = os.path.relpath(os.path.realpath(file))

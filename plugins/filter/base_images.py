@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import typing as t
 
 from ansible.errors import AnsibleFilterError
 
@@ -15,13 +16,13 @@ KEY_LENGTH = 12
 VERSION_MARK = b"@VERSION@"
 
 
-def content_key(value):
+def content_key(value: t.Any) -> str:
     """A short hash of anything that can be written as JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
-def context_files(directory, version=""):
+def context_files(directory: str, version: str = "") -> dict[str, list[t.Any]]:
     """Names, modes and contents of a build context, as they count for the key: with the version that is built."""
     files = {}
     for folder, _folders, names in sorted(os.walk(directory)):
@@ -35,7 +36,7 @@ def context_files(directory, version=""):
     return files
 
 
-def files_with_version(contexts, names):
+def files_with_version(contexts: str, names: list[str]) -> list[str]:
     """Paths below contexts of the files of some build contexts in which the version is to be filled in."""
     found = []
     for context in names:
@@ -46,7 +47,7 @@ def files_with_version(contexts, names):
     return found
 
 
-def mirror_reference(reference, mirror_registry):
+def mirror_reference(reference: str, mirror_registry: str) -> str:
     """The reference with the registry that is asked instead of the public one, if one is set."""
     if not mirror_registry:
         return reference
@@ -54,8 +55,15 @@ def mirror_reference(reference, mirror_registry):
 
 
 def base_image_plan(
-    names, catalogue, contexts, prefix, overrides=None, mirror_registry="", mirrors=None, excludes=None
-):
+    names: list[str],
+    catalogue: dict[str, dict[str, t.Any]],
+    contexts: str,
+    prefix: str,
+    overrides: dict[str, str] | None = None,
+    mirror_registry: str = "",
+    mirrors: dict[str, list[t.Any]] | None = None,
+    excludes: list[str] | None = None,
+) -> list[dict[str, t.Any]]:
     """Return for each wanted base image its names in the registry and the keys of what it may be made from.
 
     contexts is the directory with the build contexts, mirrors the Debian mirrors by suite, overrides the operator's
@@ -107,7 +115,9 @@ def base_image_plan(
     return plan
 
 
-def base_image_decide(plan, present, source, refresh=False, otherwise="ask"):
+def base_image_decide(
+    plan: list[dict[str, t.Any]], present: dict[str, str], source: str, refresh: bool = False, otherwise: str = "ask"
+) -> list[dict[str, t.Any]]:
     """Add to each entry of plan what is to be done: keep, retag, mirror, debian, or ask (whether the mirror answers).
 
     present maps references to digests (or local image IDs), without those that do not exist. An image is kept if its
@@ -131,12 +141,12 @@ def base_image_decide(plan, present, source, refresh=False, otherwise="ask"):
     return decided
 
 
-def image_ids(images):
+def image_ids(images: list[dict[str, t.Any]]) -> dict[str, str]:
     """From the answer of docker_image_info, the image IDs by tag."""
     return {tag: image["Id"] for image in images for tag in image.get("RepoTags") or []}
 
 
-def base_image_refs(plan, present, push=True):
+def base_image_refs(plan: list[dict[str, t.Any]], present: dict[str, str], push: bool = True) -> dict[str, str]:
     """By name, what to use an image by: its digest in the registry, or its name in this host's engine."""
     refs = {}
     for entry in plan:
@@ -145,7 +155,7 @@ def base_image_refs(plan, present, push=True):
     return refs
 
 
-def manifest_digest(raw, architecture="amd64"):
+def manifest_digest(raw: str, architecture: str = "amd64") -> str:
     """The digest of a manifest, or if it is an index of several platforms, of the entry for linux and architecture."""
     content = json.loads(raw)
     if "manifests" not in content:
@@ -153,14 +163,15 @@ def manifest_digest(raw, architecture="amd64"):
     for entry in content["manifests"]:
         platform = entry.get("platform", {})
         if platform.get("os") == "linux" and platform.get("architecture") == architecture:
-            return entry["digest"]
+            digest: str = entry["digest"]
+            return digest
     raise AnsibleFilterError(f"The official image has no variant for linux/{architecture}")
 
 
 class FilterModule:
     """What Ansible loads."""
 
-    def filters(self):
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         """The filters in this file, by name."""
         return {
             "base_image_plan": base_image_plan,

@@ -46,19 +46,23 @@ _value:
   type: str
 """
 
+import typing as t
+
 from ansible.errors import AnsibleFilterError
 
 try:
     import bcrypt
 except ImportError:
-    bcrypt = None
+    HAS_BCRYPT = False
+else:
+    HAS_BCRYPT = True
 
 MAX_BYTES = 72
 
 
-def htpasswd(current, username, password, rounds=8):
+def htpasswd(current: str | None, username: str, password: str, rounds: int = 8) -> str:
     """Return the contents of a htpasswd file for one user, keeping a hash that still matches."""
-    if bcrypt is None:
+    if not HAS_BCRYPT:
         raise AnsibleFilterError(
             "The Python library bcrypt is missing on the control node: pip install -r requirements.txt"
         )
@@ -77,7 +81,7 @@ def htpasswd(current, username, password, rounds=8):
     return f"{username}:{hashed}\n"
 
 
-def _matches(secret, hashed):
+def _matches(secret: bytes, hashed: bytes) -> bool:
     try:
         return bcrypt.checkpw(secret, hashed)
     except ValueError:
@@ -87,6 +91,6 @@ def _matches(secret, hashed):
 class FilterModule:
     """What Ansible loads."""
 
-    def filters(self):
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         """The filters in this file, by name."""
         return {"htpasswd": htpasswd}

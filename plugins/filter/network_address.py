@@ -46,7 +46,7 @@ from ansible.errors import AnsibleFilterError
 def network_address(network: str, offset: int | list[int]) -> str | list[str]:
     """Return the address `offset` places behind the first one of a network, or those of several offsets."""
     if isinstance(offset, list):
-        return [network_address(network, one) for one in offset]
+        return [str(network_address(network, one)) for one in offset]
     try:
         addresses = ipaddress.ip_network(network)
         return str(addresses[int(offset)])

@@ -45,6 +45,7 @@ _value:
 """
 
 import html
+import typing as t
 
 from ansible.errors import AnsibleFilterError
 
@@ -57,30 +58,36 @@ COLOURS = {
     "app": "#d1345b",
     "other": "#d8dee4",
 }
-EARLIER, INK, FAINT = "#e3e6ea", "#1f2933", "#616e7c"
-LEFT, WIDTH, RIGHT, ROW, TOP = 170, 640, 150, 40, 64
+EARLIER = "#e3e6ea"
+INK = "#1f2933"
+FAINT = "#616e7c"
+LEFT = 170
+WIDTH = 640
+RIGHT = 150
+ROW = 40
+TOP = 64
 
 
-def _size(count):
+def _size(count: float) -> str:
     """A size for people: MB up to one GB."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def _text(x, y, text, size=13, colour=INK, anchor="start"):
+def _text(x: float, y: float, text: str, size: int = 13, colour: str = INK, anchor: str = "start") -> str:
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{colour}" text-anchor="{anchor}">'
         f"{html.escape(str(text))}</text>"
     )
 
 
-def _bar(x, y, width, height, colour, title):
+def _bar(x: float, y: float, width: float, height: int, colour: str, title: str) -> str:
     return (
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height}" fill="{colour}">'
         f"<title>{html.escape(title)}</title></rect>"
     )
 
 
-def size_chart(images, beside=(), title="Images"):
+def size_chart(images: dict[str, dict[str, t.Any]], beside: t.Iterable[dict[str, t.Any]] = (), title: str = "Images") -> str:
     """A picture of images by name, each with unpacked_bytes, compressed_bytes and groups."""
     try:
         largest = max([image["unpacked_bytes"] for image in images.values()] + [one["bytes"] for one in beside])
@@ -130,6 +137,6 @@ def size_chart(images, beside=(), title="Images"):
 class FilterModule:
     """The filters of this file."""
 
-    def filters(self):
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         """Names and functions."""
         return {"size_chart": size_chart}

@@ -32,11 +32,12 @@ _value:
 """
 
 import ipaddress
+import typing as t
 
 from ansible.errors import AnsibleFilterError
 
 
-def subject_alt_names(subjects):
+def subject_alt_names(subjects: t.Any) -> list[str]:
     """Return each of subjects as IP:… or DNS:…, without doubles."""
     if isinstance(subjects, str) or not hasattr(subjects, "__iter__"):
         raise AnsibleFilterError("subject_alt_names wants a list of addresses and host names")
@@ -57,6 +58,6 @@ def subject_alt_names(subjects):
 class FilterModule:
     """What Ansible loads."""
 
-    def filters(self):
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         """The filters in this file, by name."""
         return {"subject_alt_names": subject_alt_names}

@@ -37,10 +37,12 @@ _value:
   elements: str
 """
 
+import typing as t
+
 from ansible.errors import AnsibleFilterError
 
 
-def text_table(rows, columns):
+def text_table(rows: t.Sequence[t.Sequence[t.Any]], columns: t.Sequence[str]) -> list[str]:
     """Lines of a table: C(rows) is a list of lists of cells, C(columns) the headings."""
     rows = [list(row) for row in rows]
     for row in rows:
@@ -53,7 +55,7 @@ def text_table(rows, columns):
     cells = [[str(cell) for cell in row] for row in [list(columns), *rows]]
     widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
 
-    def line(row):
+    def line(row: list[str]) -> str:
         laid_out = (
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(row, widths, numeric, strict=True)
@@ -66,6 +68,6 @@ def text_table(rows, columns):
 class FilterModule:
     """The filters of this file."""
 
-    def filters(self):
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         """Names and functions."""
         return {"text_table": text_table}

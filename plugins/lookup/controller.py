@@ -1,3 +1,5 @@
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Lookup that says who runs this playbook."""
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ description:
   - A URL may contain a password. Use the answer only in tasks with C(no_log).
 notes:
   - It takes no term.
-author: The truthgraph.platform developers
+author:
+  - TruthGraph platform (@truthgraph)
 """
 
 EXAMPLES = r"""
@@ -171,7 +172,7 @@ def package_index(environment: t.Mapping[str, str], files: t.Sequence[pathlib.Pa
 class LookupModule(LookupBase):
     """The lookup."""
 
-    def run(self, terms, variables=None, **kwargs):
+    def run(self, terms: list[t.Any], variables: dict[str, t.Any] | None = None, **kwargs: t.Any) -> list[dict[str, t.Any]]:
         """Return the settings of the control node as a list of one dictionary."""
         self.set_options(var_options=variables, direct=kwargs)
         if terms:

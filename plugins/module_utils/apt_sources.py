@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import typing as t
 
 # Options of apt that say how the mirror is reached. Others (indexes to keep, hooks to run) are the host's own.
 TRANSPORT_OPTION = re.compile(
@@ -15,7 +16,7 @@ SUITE = re.compile(r"^(?P<name>[a-z]+)(?P<pocket>-updates|-security)?(?P<old>/up
 USABLE_SCHEMES = ("http://", "https://")
 
 
-def parse_one_line(text):
+def parse_one_line(text: str) -> list[dict[str, t.Any]]:
     """Parse the one-line format (sources.list) into entries."""
     entries = []
     for line in text.splitlines():
@@ -43,7 +44,7 @@ def parse_one_line(text):
     return entries
 
 
-def parse_deb822(text):
+def parse_deb822(text: str) -> list[dict[str, t.Any]]:
     """Parse the stanza format (*.sources) into entries; disabled stanzas are left out."""
     entries = []
     for fields in _stanzas(text):
@@ -65,8 +66,9 @@ def parse_deb822(text):
     return entries
 
 
-def _stanzas(text):
-    fields, key = {}, ""
+def _stanzas(text: str) -> t.Iterator[dict[str, str]]:
+    fields: dict[str, str] = {}
+    key = ""
     for line in [*text.splitlines(), ""]:
         if line.startswith("#"):
             continue
@@ -82,14 +84,14 @@ def _stanzas(text):
             fields[key] = value.strip()
 
 
-def release_file_prefix(uri, suite):
+def release_file_prefix(uri: str, suite: str) -> str:
     """The beginning of the names that apt gives the indexes of a source in /var/lib/apt/lists."""
     rest = re.sub(r"^[a-z+]+://", "", uri.rstrip("/"))
     rest = re.sub(r"^[^/@]*@", "", rest)
     return (rest.replace("_", "%5f") + f"/dists/{suite}").replace("/", "_")
 
 
-def is_debian(entry, origins):
+def is_debian(entry: dict[str, t.Any], origins: dict[tuple[str, str], str]) -> bool:
     """Whether an entry is Debian's own archive: by the origin apt has seen, else by its key, else by its suites.
 
     origins maps (uri, suite) to the Origin field of the release file, as far as apt has fetched it.
@@ -105,7 +107,9 @@ def is_debian(entry, origins):
     return not signer or "debian-archive" in signer
 
 
-def sources_for(entries, codename, suite, origins=None):
+def sources_for(
+    entries: list[dict[str, t.Any]], codename: str, suite: str, origins: dict[tuple[str, str], str] | None = None
+) -> list[dict[str, t.Any]]:
     """Return the entries of Debian's archive as sources for the given suite.
 
     A host of one release can bootstrap another one: the mirror is the same, only the suite's name differs. Alternative
@@ -134,7 +138,7 @@ def sources_for(entries, codename, suite, origins=None):
     return found
 
 
-def render(sources):
+def render(sources: list[dict[str, t.Any]]) -> str:
     """Sources as a file in the stanza format, with the component main only."""
     stanzas = []
     for source in sources:
@@ -152,11 +156,11 @@ def render(sources):
     return "\n".join(stanzas)
 
 
-def without_credentials(uri):
+def without_credentials(uri: str) -> str:
     """The address without user name and password."""
     return re.sub(r"^([a-z+]+://)[^/@]*@", r"\1", uri)
 
 
-def transport_options(dump):
+def transport_options(dump: str) -> list[str]:
     """From the output of apt-config dump, the settings that say how a mirror is reached."""
     return [line.strip() for line in dump.splitlines() if TRANSPORT_OPTION.match(line.strip()) and '""' not in line]

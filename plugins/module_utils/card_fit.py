@@ -67,7 +67,7 @@ def runs_on(architectures: list[str], capability: str) -> bool:
     """
     card = version(capability)
     for name in architectures:
-        kind, _, number = name.partition("_")
+        kind, _line, number = name.partition("_")
         digits = re.match(r"\d+", number)
         if digits:
             built = (int(digits[0][:-1]), int(digits[0][-1]))
@@ -92,14 +92,13 @@ def needs_problems(needs: dict[str, t.Any], driver: dict[str, t.Any], cards: lis
             f"The image says that it needs CUDA {wanted[1]} (NVIDIA_REQUIRE_CUDA), and the driver of {host} "
             f"({driver['driver_version']}) is for CUDA {driver['cuda_version']}. {way_out}"
         )
-    for card in cards if needs["cuda"] else []:
-        if not runs_on(needs["architectures"], card["compute_capability"]):
-            problems.append(
-                f"The card {card['index']} of {host} ({card['name']}) has compute capability {card['compute_capability']}, and "
-                f"the image's torch was built for {', '.join(needs['architectures'])}. Use another card "
-                "(inference_cards), or a torch that was built for it."
-            )
-    return problems
+    return problems + [
+        f"The card {card['index']} of {host} ({card['name']}) has compute capability {card['compute_capability']}, and "
+        f"the image's torch was built for {', '.join(needs['architectures'])}. Use another card "
+        "(inference_cards), or a torch that was built for it."
+        for card in (cards if needs["cuda"] else [])
+        if not runs_on(needs["architectures"], card["compute_capability"])
+    ]
 
 
 def has_room(card: Card, copy: int, headroom: int) -> bool:

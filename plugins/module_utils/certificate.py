@@ -31,19 +31,20 @@ def ends(pem: str) -> float:
         raise ValueError("there is no certificate in it")
     try:
         data = base64.b64decode(found.group(1))
-        _, place, _ = _element(data, 0)  # Certificate
-        _, place, _ = _element(data, place)  # TBSCertificate
-        tag, _, after = _element(data, place)
+        _tag, place, _end = _element(data, 0)  # Certificate
+        _tag, place, _end = _element(data, place)  # TBSCertificate
+        tag, _begin, after = _element(data, place)
         place = after if tag == EXPLICIT_VERSION else place
-        for _ in ("serial number", "signature algorithm", "issuer"):
-            _, _, place = _element(data, place)
-        _, place, _ = _element(data, place)  # Validity
-        _, _, place = _element(data, place)  # not before
+        for _part in ("serial number", "signature algorithm", "issuer"):
+            _tag, _begin, place = _element(data, place)
+        _tag, place, _end = _element(data, place)  # Validity
+        _tag, _begin, place = _element(data, place)  # not before
         tag, place, after = _element(data, place)
         text = data[place:after].decode("ascii")
         # Two digits of a year belong to 1950-2049.
         century = "" if tag == GENERALIZED_TIME else "20" if int(text[:2]) < 50 else "19"
-        when = datetime.datetime.strptime(century + text, "%Y%m%d%H%M%SZ")
+        # Z is UTC.
+        when = datetime.datetime.strptime(f"{century}{text}+0000", "%Y%m%d%H%M%SZ%z")
     except (IndexError, ValueError) as error:
         raise ValueError(f"it is no certificate that can be read: {error}") from error
-    return when.replace(tzinfo=datetime.timezone.utc).timestamp()
+    return when.timestamp()

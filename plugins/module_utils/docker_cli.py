@@ -39,10 +39,11 @@ class DockerCli:
         """Return what the engine knows of one container, or None where there is none of that name."""
         code, out, err = self._call("container", "inspect", name)
         if code == 0:
-            return json.loads(out)[0]
-        if any(text in err.lower() for text in NO_SUCH):
-            return None
-        self._module.fail_json(msg=f"docker inspect {name} failed: {err.strip()}", rc=code)
+            found: dict[str, t.Any] = json.loads(out)[0]
+            return found
+        if not any(text in err.lower() for text in NO_SUCH):
+            self._module.fail_json(msg=f"docker inspect {name} failed: {err.strip()}", rc=code)
+        return None
 
     def last_log_lines(self, name: str, count: int) -> list[str]:
         """Return the last lines that a container wrote, standard output and error together."""
@@ -55,4 +56,5 @@ class DockerCli:
     def _call(self, *arguments: str) -> tuple[int, str, str]:
         if self._binary is None:
             self._module.fail_json(msg="There is no docker command on this host; run the role docker_engine first.")
-        return self._module.run_command([self._binary, *arguments])
+        code, out, err = self._module.run_command([self._binary, *arguments])
+        return code, out, err

@@ -104,7 +104,7 @@ def layers_of(history: str) -> list[dict[str, t.Any]]:
 
 def groups_of(inventory: dict[str, t.Any]) -> dict[str, int]:
     """Return how many bytes each part of an image has: base, python, torch, cuda, weights and app."""
-    by_layer = {name: 0 for name in (BASE, *(name for name, _pattern in LAYER_GROUPS))}
+    by_layer = dict.fromkeys((BASE, *(name for name, _pattern in LAYER_GROUPS)), 0)
     for layer in inventory["layers"]:
         by_layer[layer["group"]] += layer["bytes"]
     torch = sum(one["bytes"] for one in inventory["python"] if one["name"] == "torch")

@@ -370,14 +370,15 @@ def describe(lock: dict[str, t.Any]) -> str:
 def iso(seconds: float) -> str:
     """Return a time as ISO 8601 has it, in UTC."""
     try:
-        return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError, OSError):
         return f"{seconds:g} seconds after 1970"
 
 
 def _plain(owner: dict[str, t.Any]) -> dict[str, t.Any]:
     # As it will be when it is read back, so that the same owner is seen to be the same.
-    return json.loads(json.dumps(owner))
+    plain: dict[str, t.Any] = json.loads(json.dumps(owner))
+    return plain
 
 
 def _has(lock: dict[str, t.Any], fence: int) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import typing as t
 
 PROGRAM = "nvidia-smi"
 # Seconds for one answer.
@@ -25,24 +26,24 @@ FIELDS = (
 QUERY = [f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
 
 
-def known(text):
+def known(text: str) -> str:
     """Text of a field; empty where the driver does not say, as in [N/A] or [Not Supported]."""
     return "" if text.startswith("[") or text == "N/A" else text
 
 
-def mebibytes(text):
+def mebibytes(text: str) -> int | None:
     """Number of a field; none where the driver does not say."""
     return int(text) if re.fullmatch(r"\d+", text) else None
 
 
-def parse_query(text):
+def parse_query(text: str) -> tuple[list[dict[str, t.Any]], str]:
     """The cards and the driver's version, from the answer to the query; what is no line of it is left out."""
     cards, driver = [], ""
     for line in text.splitlines():
         fields = [field.strip() for field in line.split(",")]
         if len(fields) != len(FIELDS) or not fields[0].isdigit():
             continue
-        row = dict(zip(FIELDS, fields))
+        row = dict(zip(FIELDS, fields, strict=True))
         driver = known(row["driver_version"])
         cards.append(
             {
@@ -60,9 +61,10 @@ def parse_query(text):
     return cards, driver
 
 
-def parse_list(text):
+def parse_list(text: str) -> dict[str, list[dict[str, str]]]:
     """MIG devices by the UUID of their card, from the answer to -L."""
-    devices, card = {}, None
+    devices: dict[str, list[dict[str, str]]] = {}
+    card = None
     for line in text.splitlines():
         found = re.match(r"GPU \d+: .*\(UUID: (\S+)\)", line)
         if found:
@@ -75,13 +77,13 @@ def parse_list(text):
     return devices
 
 
-def parse_cuda_version(text):
+def parse_cuda_version(text: str) -> str:
     """The newest CUDA that the driver can run, from the table's head."""
     found = re.search(r"CUDA(?: UMD)? Version:\s*(\d+\.\d+)", text)
     return found[1] if found else ""
 
 
-def ask(program, arguments, timeout):
+def ask(program: str, arguments: list[str], timeout: float) -> tuple[int, str, str]:
     """Exit status and output of the program; standard output first, since that is where its errors are."""
     try:
         process = subprocess.run(
@@ -101,7 +103,7 @@ def ask(program, arguments, timeout):
     return process.returncode, process.stdout, process.stderr
 
 
-def inspect(program, timeout):
+def inspect(program: str | None, timeout: float) -> dict[str, t.Any]:
     """Everything that the program says."""
     result = {
         "found": program is not None,
@@ -133,7 +135,7 @@ def inspect(program, timeout):
     }
 
 
-def processes(program, card, timeout=TIMEOUT):
+def processes(program: str, card: str, timeout: float = TIMEOUT) -> list[tuple[int, int]]:
     """The processes that compute on a card: the number of each, and how much of the card's memory it takes."""
     arguments = ["-i", card, "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
     code, out, _err = ask(program, arguments, timeout)

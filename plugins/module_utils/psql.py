@@ -80,7 +80,8 @@ class Psql:
 
     def tables(self) -> list[dict[str, t.Any]]:
         """Return the ordinary tables, each with its columns and their types."""
-        return json.loads(self.ask(f"{TABLES};")[0])
+        found: list[dict[str, t.Any]] = json.loads(self.ask(f"{TABLES};")[0])
+        return found
 
 
 def _checked(done: subprocess.CompletedProcess[str]) -> str:

@@ -108,7 +108,8 @@ def _field(body: str, field: str) -> t.Any:
 
 
 def _address(info: dict[str, t.Any], network: str) -> str:
-    return (info["NetworkSettings"]["Networks"].get(network) or {}).get("IPAddress", "")
+    address: str = (info["NetworkSettings"]["Networks"].get(network) or {}).get("IPAddress", "")
+    return address
 
 
 def watch(docker: DockerCli, wanted: dict[str, t.Any]) -> tuple[bool, dict[str, t.Any]]:

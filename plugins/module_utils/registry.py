@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import base64
+import email.message
 import hashlib
 import json
 import re
 import socket
 import ssl
+import typing as t
 import urllib.error
 import urllib.request
 
@@ -37,13 +39,13 @@ REFERENCE = re.compile(
 class RegistryError(Exception):
     """The registry cannot be used. reason is unreachable, untrusted, unauthorized, forbidden or unexpected."""
 
-    def __init__(self, reason, detail):
+    def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
 
 
-def parse_reference(reference):
+def parse_reference(reference: str) -> dict[str, t.Any]:
     """Split registry/repository[:tag][@digest] into a dictionary; raise ValueError if it is none."""
     match = REFERENCE.match(reference)
     if not match:
@@ -51,16 +53,17 @@ def parse_reference(reference):
     return match.groupdict()
 
 
-def platform_manifest(index, architecture, os_name="linux"):
+def platform_manifest(index: dict[str, t.Any], architecture: str, os_name: str = "linux") -> str | None:
     """Digest of the entry of a multi-platform index for the given platform; None if it has none."""
     for entry in index.get("manifests", []):
         platform = entry.get("platform", {})
         if platform.get("os") == os_name and platform.get("architecture") == architecture:
-            return entry["digest"]
+            digest: str = entry["digest"]
+            return digest
     return None
 
 
-def explain(error):
+def explain(error: OSError) -> RegistryError:
     """Map what urllib raised to a RegistryError."""
     reason = getattr(error, "reason", error)
     if isinstance(reason, ssl.SSLCertVerificationError):
@@ -75,7 +78,7 @@ def explain(error):
 class Registry:
     """One registry over HTTPS with basic authentication, never through a proxy: it is a machine of the fleet."""
 
-    def __init__(self, address, username="", password="", ca_pem="", timeout=10):
+    def __init__(self, address: str, username: str = "", password: str = "", ca_pem: str = "", timeout: float = 10) -> None:
         self.base = f"https://{address}/v2/"
         self.timeout = timeout
         self.authorization = ""
@@ -89,7 +92,9 @@ class Registry:
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
         )
 
-    def request(self, path, method="GET", accept="", body=None, content_type=""):
+    def request(
+        self, path: str, method: str = "GET", accept: str = "", body: bytes | None = None, content_type: str = ""
+    ) -> tuple[email.message.Message, bytes] | None:
         """Return (headers, body), or None if the registry does not have it; raise RegistryError otherwise."""
         request = urllib.request.Request(self.base + path, data=body, method=method)
         if self.authorization:
@@ -114,13 +119,13 @@ class Registry:
         except ValueError as error:
             raise RegistryError("unexpected", str(error)) from error
 
-    def ping(self):
+    def ping(self) -> None:
         """Raise RegistryError unless a registry answers and lets us in."""
-        headers, _body = self.request("")
-        if "registry/2.0" not in headers.get("Docker-Distribution-Api-Version", "registry/2.0"):
+        answer = self.request("")
+        if answer is None or "registry/2.0" not in answer[0].get("Docker-Distribution-Api-Version", "registry/2.0"):
             raise RegistryError("unexpected", "what answers is no registry")
 
-    def manifest(self, repository, reference):
+    def manifest(self, repository: str, reference: str) -> dict[str, t.Any] | None:
         """Return {digest, media_type, body} of a tag or digest, or None if the registry does not have it."""
         answer = self.request(f"{repository}/manifests/{reference}", accept=", ".join(MANIFEST_TYPES))
         if answer is None:
@@ -129,9 +134,10 @@ class Registry:
         digest = "sha256:" + hashlib.sha256(body).hexdigest()
         return {"digest": digest, "media_type": headers.get("Content-Type", ""), "body": body}
 
-    def tags(self, repository):
+    def tags(self, repository: str) -> list[str]:
         """Return the tags of a repository; one that the registry does not have has none."""
-        tags, path = [], f"{repository}/tags/list?n=1000"
+        tags: list[str] = []
+        path = f"{repository}/tags/list?n=1000"
         while path:
             answer = self.request(path)
             if answer is None:
@@ -142,22 +148,22 @@ class Registry:
             path = following.group(1) if following else ""
         return tags
 
-    def digest(self, repository, reference):
+    def digest(self, repository: str, reference: str) -> str:
         """Return the digest of a tag, empty if there is no such image."""
         found = self.manifest(repository, reference)
         return found["digest"] if found else ""
 
-    def delete(self, repository, digest):
+    def delete(self, repository: str, digest: str) -> None:
         """Delete a manifest with all of its tags; one that is gone already is no error."""
         self.request(f"{repository}/manifests/{digest}", method="DELETE")
 
-    def tag(self, repository, manifest, tag):
+    def tag(self, repository: str, manifest: dict[str, t.Any], tag: str) -> None:
         """Give a manifest that the registry has one more tag."""
         self.request(
             f"{repository}/manifests/{tag}", method="PUT", body=manifest["body"], content_type=manifest["media_type"]
         )
 
-    def image(self, reference, architecture=""):
+    def image(self, reference: str, architecture: str = "") -> dict[str, t.Any]:
         """Return what is known about an image: exists, digest, compressed_bytes, labels, created, layers.
 
         `layers` are the compressed bytes of each layer by its diff id, by which an engine that has it knows it.
@@ -182,11 +188,11 @@ class Registry:
             found["labels"] = (details.get("config") or {}).get("Labels") or {}
             found["created"] = details.get("created", "")
             ids = (details.get("rootfs") or {}).get("diff_ids") or []
-            found["layers"] = {number: layer["size"] for number, layer in zip(ids, content["layers"])}
+            found["layers"] = {number: layer["size"] for number, layer in zip(ids, content["layers"], strict=False)}
         return found
 
 
-def connect(params):
+def connect(params: dict[str, t.Any]) -> Registry:
     """Return the registry that a module's options name."""
     return Registry(
         params["address"], params["username"], params["password"], params["ca_content"], params["timeout"]

@@ -128,7 +128,8 @@ def is_irreversible(module: t.Any) -> bool:
     except (OSError, TypeError, SyntaxError, ValueError):
         # The rehearsal shows.
         return False
-    body = [one for one in function.body if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))]
+    statements: list[ast.stmt] = getattr(function, "body", [])
+    body = [one for one in statements if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))]
     return bool(body) and isinstance(body[0], ast.Raise)
 
 
@@ -162,7 +163,7 @@ def measure(connection: t.Any) -> Measured:
         names = json.loads(columns)
         counted = ", ".join(["count(*)", *(f"count({quoted(name)})" for name in names)])
         [(rows, *values)] = ask(connection, f"SELECT {counted} FROM ONLY {quoted(schema)}.{quoted(table)}")
-        found[f"{schema}.{table}"] = (rows, dict(zip(names, values)))
+        found[f"{schema}.{table}"] = (rows, dict(zip(names, values, strict=True)))
     return found
 
 
@@ -191,9 +192,9 @@ def difference(before: Measured, after: Measured) -> list[dict[str, t.Any]]:
 def run(request: dict[str, t.Any]) -> dict[str, t.Any]:
     """Do what is asked.
 
-    `action` is look, upgrade, check or downgrade. `lock_timeout` and `statement_timeout` are Postgres' own; `wait` is for how many
-    seconds another one's work on the schema is waited for, and `owner` what others read of this one. `keep` has the
-    revisions that stay after a downgrade, and `measure` has what goes counted.
+    `action` is look, upgrade, check or downgrade. `lock_timeout` and `statement_timeout` are Postgres' own; `wait` is for
+    how many seconds another one's work on the schema is waited for, and `owner` what others read of this one. `keep` has
+    the revisions that stay after a downgrade, and `measure` has what goes counted.
     """
     from alembic import command
     from alembic.config import Config
@@ -271,4 +272,4 @@ def run(request: dict[str, t.Any]) -> dict[str, t.Any]:
 
 
 if __name__ == "__main__":
-    print(MARK + json.dumps(run(json.loads(sys.argv[1]))))
+    sys.stdout.write(f"{MARK}{json.dumps(run(json.loads(sys.argv[1])))}\n")

@@ -229,7 +229,9 @@ def digest_of(files: t.Iterable[tuple[str, int, bytes]]) -> str:
 
 def relevant_files(root: pathlib.Path, images: t.Iterable[str], torch: str) -> list[File]:
     """Return all files of a tree that any of these images depends on."""
-    include, exclude, names = set(), set(), list(images)
+    include: set[str] = set()
+    exclude: set[str] = set()
+    names = list(images)
     for name in names:
         image = IMAGES[name]
         include.update(image.include)
@@ -331,7 +333,7 @@ class Modules:
         if file is None:
             return []
         package = module.split(".") if file.endswith("/__init__.py") else module.split(".")[:-1]
-        found = []
+        found: list[Import] = []
         for node in _executed_imports(self.parse(file).body):
             if isinstance(node, ast.Import):
                 found.extend(Import(alias.name, file, node.lineno) for alias in node.names)
@@ -437,12 +439,12 @@ def _bound_names(body: list[ast.stmt]) -> t.Iterator[str]:
 def _version(tree: ast.Module) -> str | None:
     """Return the literal text that a module assigns to __version__."""
     for node in tree.body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        if any(isinstance(target, ast.Name) and target.id == "__version__" for target in targets):
-            if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-                return node.value.value
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        is_version = any(isinstance(target, ast.Name) and target.id == "__version__" for target in targets)
+        if is_version and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return node.value.value
     return None
 
 
@@ -529,7 +531,7 @@ def _python_files(root: pathlib.Path, images: tuple[str, ...], torch: str, repor
     try:
         return [file.path for file in relevant_files(root, images, torch) if file.path.endswith(".py")]
     except TreeError as error:
-        report.add("a file of the source tree cannot be used", str(error).split(" ")[0], str(error), "Then run again.")
+        report.add("a file of the source tree cannot be used", str(error).partition(" ")[0], str(error), "Then run again.")
         return []
 
 
@@ -737,7 +739,8 @@ def _check_requirements(
                     "the lock has no CUDA build of torch",
                     uv_lock.NAME,
                     "So it does not say which libraries of CUDA belong to it.",
-                    f"Lock the build of the usual index, or list torch and them, with hashes, in {image.torch[0].format(torch=torch)}.",
+                    "Lock the build of the usual index, or list torch and them, with hashes, in "
+                    f"{image.torch[0].format(torch=torch)}.",
                 )
             pinned = pinned or [f"{uv_lock.TORCH}=={one.torch}" for one in (lock, *exporting) if one.torch]
         else:
@@ -891,7 +894,7 @@ def _check_alembic(root: pathlib.Path, report: Report) -> None:
     location = os.path.normpath(location.replace("%(here)s/", "").replace("%(here)s", "."))
     if ":" in location:
         location = location.replace(":", "/").replace(".", "/")
-    if not (location == "alembic" or f"{location}/".startswith((f"alembic/", f"{PACKAGE}/"))):
+    if not (location == "alembic" or f"{location}/".startswith(("alembic/", f"{PACKAGE}/"))):
         report.add(
             "the migrations lie outside of what is copied",
             "alembic.ini",
@@ -923,8 +926,10 @@ def migrations(directory: pathlib.Path) -> list[dict[str, t.Any]]:
             continue
         said: dict[str, t.Any] = {}
         for node in body:
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-            if targets and isinstance(node.value, ast.Constant):
+            if not isinstance(node, (ast.Assign, ast.AnnAssign)):
+                continue
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if isinstance(node.value, ast.Constant):
                 said.update({target.id: node.value.value for target in targets if isinstance(target, ast.Name)})
         if isinstance(said.get("revision"), str):
             found.append(

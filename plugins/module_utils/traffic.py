@@ -104,7 +104,7 @@ class Proxy:
     def description(self) -> str:
         """Return which configuration HAProxy runs with, as the configuration calls itself."""
         rows = (line.partition(":") for line in self.command("show info").splitlines())
-        return next((value.strip() for name, _, value in rows if name == "description"), "")
+        return next((value.strip() for name, _colon, value in rows if name == "description"), "")
 
     @property
     def answers(self) -> bool:
@@ -143,7 +143,7 @@ class Proxy:
         """Return how many requests a slot has in hand, over its copies and all backends in which they stand."""
         rows = self.servers()
         own = re.compile(re.escape(slot) + r"(_\d+)?")
-        return sum(int(row["scur"] or 0) for (_, name), row in rows.items() if own.fullmatch(name))
+        return sum(int(row["scur"] or 0) for (_backend, name), row in rows.items() if own.fullmatch(name))
 
 
 def publish(entries: dict[str, str], path: str = MAP, proxy: Proxy | None = None) -> None:
@@ -204,7 +204,8 @@ def arm(restore: dict[str, str], release: str, fence: int, seconds: float, root:
     try:
         subprocess.run(
             ["systemd-run", f"--unit={UNIT}", "--collect", "--quiet", f"--on-active={seconds}s"]
-            + ["--timer-property=AccuracySec=100ms", "--property=Restart=on-failure", "--property=RestartSec=2", "/usr/bin/python3", PROGRAM, "undo", "no confirmation came in time"],
+            + ["--timer-property=AccuracySec=100ms", "--property=Restart=on-failure", "--property=RestartSec=2"]
+            + ["/usr/bin/python3", PROGRAM, "undo", "no confirmation came in time"],
             check=True,
             capture_output=True,
             text=True,
@@ -255,15 +256,16 @@ def _stop_timer() -> None:
 def main(arguments: list[str]) -> int:
     """Run as the program of a host: `traffic.py undo REASON`, `traffic.py description`."""
     if arguments == ["description"]:
-        print(Proxy().description)
+        sys.stdout.write(f"{Proxy().description}\n")
         return 0
     if arguments[:1] != ["undo"]:
-        print(f"usage: {PROGRAM} undo REASON | description", file=sys.stderr)
+        sys.stderr.write(f"usage: {PROGRAM} undo REASON | description\n")
         return 2
     reason = " ".join(arguments[1:]) or "asked for by hand"
-    print(f"returned to what served before: {reason}" if undo(reason) else "nothing to undo")
+    done = f"returned to what served before: {reason}" if undo(reason) else "nothing to undo"
+    sys.stdout.write(f"{done}\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    raise SystemExit(main(sys.argv[1:]))

@@ -35,7 +35,8 @@ attributes:
   check_mode:
     description: Changes nothing.
     support: full
-author: The truthgraph.platform developers
+author:
+  - TruthGraph platform (@truthgraph)
 """
 
 EXAMPLES = r"""
@@ -71,18 +72,20 @@ apt_options:
 
 import glob
 import os
+import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.truthgraph.platform.plugins.module_utils import apt_sources
 
 
-def read(path):
+def read(path: str) -> str:
     """Contents of a file as text."""
     with open(path, encoding="utf-8", errors="replace") as handle:
         return handle.read()
 
 
-def read_entries(etc):
+def read_entries(etc: str) -> list[dict[str, t.Any]]:
     """All entries of the host's sources, in apt's order."""
     entries = []
     main_list = os.path.join(etc, "sources.list")
@@ -96,7 +99,7 @@ def read_entries(etc):
     return entries
 
 
-def read_origins(entries, lists):
+def read_origins(entries: list[dict[str, t.Any]], lists: str) -> dict[tuple[str, str], str]:
     """The Origin fields of the release files that apt has fetched."""
     origins = {}
     for entry in entries:
@@ -113,7 +116,7 @@ def read_origins(entries, lists):
     return origins
 
 
-def read_codename(path):
+def read_codename(path: str) -> str:
     """VERSION_CODENAME of the host."""
     for line in read(path).splitlines():
         if line.startswith("VERSION_CODENAME="):
@@ -121,7 +124,7 @@ def read_codename(path):
     return ""
 
 
-def main():
+def main() -> None:
     """Read, and answer."""
     module = AnsibleModule(
         argument_spec={

@@ -10,8 +10,8 @@ short_description: Check something before anything is changed
 version_added: 0.1.0
 description:
   - As M(ansible.builtin.assert), for checks that do not need each other. While a play gathers findings (the variable
-    C(release_gathers) is true, as in C(playbooks/doctor.yml)), one that fails is noted in the host's fact C(release_findings), and the play
-    goes on with the next. Otherwise it fails the task.
+    C(release_gathers) is true, as in C(playbooks/doctor.yml)), one that fails is noted in the host's fact
+    C(release_findings), and the play goes on with the next. Otherwise it fails the task.
   - Use M(ansible.builtin.assert) where what follows makes no sense if it fails.
 options:
   that:

@@ -90,7 +90,11 @@ def described(info: dict[str, t.Any]) -> dict[str, t.Any]:
     retries = policy.get("MaximumRetryCount") or 0
     networks = (info.get("NetworkSettings") or {}).get("Networks") or {}
     published = [
-        {"address": binding.get("HostIp") or "0.0.0.0", "port": int(binding["HostPort"]), "container_port": int(port.split("/")[0])}
+        {
+            "address": binding.get("HostIp") or "0.0.0.0",
+            "port": int(binding["HostPort"]),
+            "container_port": int(port.split("/")[0]),
+        }
         for port, bindings in sorted((host.get("PortBindings") or {}).items())
         for binding in bindings or []
         if binding.get("HostPort") and port.endswith("/tcp")

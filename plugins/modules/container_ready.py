@@ -119,7 +119,7 @@ def main() -> None:
             "network": {"type": "str", "required": True},
             "port": {"type": "int", "required": True},
             "path": {"type": "str", "default": "/ready"},
-            "passes": {"type": "int", "default": 3},
+            "passes": {"type": "int", "default": 3, "no_log": False},
             "timeout": {"type": "int", "default": 120},
             "request_timeout": {"type": "float", "default": 5},
             "interval": {"type": "float", "default": 0.3},

@@ -95,7 +95,8 @@ from ansible_collections.truthgraph.platform.plugins.module_utils import psql
 
 PROPERTIES = """
 SELECT jsonb_build_object(
-  'server', split_part(current_setting('server_version'), ' ', 1), 'owner', pg_get_userbyid(datdba), 'bytes', pg_database_size(oid),
+  'server', split_part(current_setting('server_version'), ' ', 1),
+  'owner', pg_get_userbyid(datdba), 'bytes', pg_database_size(oid),
   'superuser', (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),
   'large_objects', (SELECT count(*) FROM pg_largeobject_metadata),
   'owners', (SELECT coalesce(jsonb_agg(DISTINCT tableowner), '[]') FROM pg_tables
@@ -109,7 +110,7 @@ def question(tables: list[dict[str, t.Any]]) -> str:
     """Return the script that reads all tables as they are at one moment: a line for each, then the properties."""
     lines = [psql.SAME_TEXT, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"]
     for table in tables:
-        text = psql.row_text([name for name, _ in table["columns"]], "r")
+        text = psql.row_text([name for name, _type in table["columns"]], "r")
         # Half of each row's MD5 as a number, and the sum of those: rows may come in any order.
         number = f"('x' || left(md5({text}), 16))::bit(64)::bigint::numeric"
         lines.append(
@@ -131,7 +132,7 @@ def look(database: psql.Psql, without: list[str]) -> dict[str, t.Any]:
     answers = [json.loads(line) for line in database.ask(question(tables)) if line]
     found = {
         f"{table['schema']}.{table['table']}": {**answer, "columns": table["columns"]}
-        for table, answer in zip(tables, answers)
+        for table, answer in zip(tables, answers, strict=False)
     }
     rest = answers[len(tables) :]
     return {

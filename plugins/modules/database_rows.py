@@ -31,8 +31,9 @@ extends_documentation_fragment:
   - truthgraph.platform.database_container
 attributes:
   check_mode:
-    support: none
-    description: Nothing is done and nothing answered.
+    support: partial
+    description: Nothing is done.
+    details: Nothing is answered either.
   diff_mode:
     support: none
     description: RV(tables) says what changed.
@@ -91,7 +92,7 @@ def export_script(tables: dict[str, list[str]]) -> str:
     lines = [psql.SAME_TEXT, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;", echoed(psql.SAME_TEXT.replace("\n", " "))]
     lines.append(echoed(BEGIN))
     for number, (name, columns) in enumerate(sorted(tables.items())):
-        schema, _, table = name.partition(".")
+        schema, _dot, table = name.partition(".")
         target, source = psql.qualified({"schema": schema, "table": table}), f"pg_temp.rows_{number}"
         listed = ", ".join(map(psql.identifier, columns))
         ours, theirs = psql.row_text(columns, "o"), psql.row_text(columns, "n")

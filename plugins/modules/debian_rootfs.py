@@ -62,7 +62,8 @@ attributes:
   check_mode:
     description: Does nothing and answers that it would make the archive.
     support: full
-author: The truthgraph.platform developers
+author:
+  - TruthGraph platform (@truthgraph)
 """
 
 EXAMPLES = r"""
@@ -101,6 +102,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -110,13 +112,13 @@ MERGED_LATER = ("bookworm",)
 MERGE_HOOKS = "/usr/share/mmdebstrap/hooks/maybe-merged-usr"
 
 
-def release_epoch(text):
+def release_epoch(text: str) -> int | None:
     """The latest of the Date fields of release files, in seconds since 1970; None if there is none."""
     dates = [email.utils.parsedate(line.split(":", 1)[1]) for line in text.splitlines() if line.startswith("Date:")]
     return max((calendar.timegm(date) for date in dates if date), default=None)
 
 
-def mmdebstrap_command(params, root, dates):
+def mmdebstrap_command(params: dict[str, t.Any], root: str, dates: str) -> list[str]:
     """The arguments that make the root file system in a directory and save the dates of the release files."""
     command = ["mmdebstrap", "--mode=root", "--variant=essential", "--format=directory", "--verbose"]
     command += [f"--include={','.join(sorted(params['packages']))}"]
@@ -135,7 +137,7 @@ def mmdebstrap_command(params, root, dates):
     return command + [params["suite"], root, "-"]
 
 
-def file_hash(path):
+def file_hash(path: str) -> str:
     """SHA-256 of a file, read piece by piece."""
     digest = hashlib.sha256()
     with open(path, "rb") as handle:
@@ -144,12 +146,12 @@ def file_hash(path):
     return digest.hexdigest()
 
 
-def tail(text):
+def tail(text: str) -> str:
     """The last lines of a log."""
     return "\n".join(text.strip().splitlines()[-LOG_LINES:])
 
 
-def main():
+def main() -> None:
     """Make it."""
     module = AnsibleModule(
         argument_spec={

@@ -49,7 +49,8 @@ attributes:
   diff_mode:
     description: Shows the file before and after.
     support: full
-author: The truthgraph.platform developers
+author:
+  - TruthGraph platform (@truthgraph)
 """
 
 EXAMPLES = r"""
@@ -87,6 +88,7 @@ import copy
 import json
 import os
 import tempfile
+import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -113,6 +115,9 @@ RELOADABLE = frozenset(
 # Features are read when they are used, but for those that the engine sets up when it starts.
 FEATURES_AT_START = frozenset({"cdi"})
 
+Settings = dict[str, t.Any]
+Note = dict[str, t.Any]
+
 
 class InvalidConfiguration(ValueError):
     """The file as it stands cannot be merged into."""
@@ -122,7 +127,7 @@ class InvalidNote(ValueError):
     """The note does not say what was there before."""
 
 
-def parse(text, path):
+def parse(text: str, path: str) -> Settings:
     """Settings in a daemon.json; an absent or empty file has none."""
     if not text.strip():
         return {}
@@ -141,7 +146,7 @@ def parse(text, path):
     return settings
 
 
-def merge(current, wanted):
+def merge(current: Settings, wanted: Settings) -> Settings:
     """Deep merge of two mappings; C(null) in place of a mapping counts as an empty one."""
     merged = dict(current)
     for key, value in wanted.items():
@@ -152,12 +157,12 @@ def merge(current, wanted):
     return merged
 
 
-def changed_settings(before, after):
+def changed_settings(before: Settings, after: Settings) -> list[str]:
     """Names of the top-level settings that differ, sorted."""
     return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
 
 
-def restart_needed(before, after):
+def restart_needed(before: Settings, after: Settings) -> bool:
     """Whether what differs takes effect only when the engine restarts."""
     names = set(changed_settings(before, after))
     features = [settings.get("features") or {} for settings in (before, after)]
@@ -166,7 +171,9 @@ def restart_needed(before, after):
     return not RELOADABLE.issuperset(names)
 
 
-def replaced(current, wanted, path=()):
+def replaced(
+    current: Settings, wanted: Settings, path: t.Sequence[str] = ()
+) -> tuple[list[dict[str, t.Any]], list[dict[str, t.Any]]]:
     """What a merge replaces: entries of a note, mappings apart from the values in them."""
     values, mappings = [], []
     for key, value in wanted.items():
@@ -183,7 +190,7 @@ def replaced(current, wanted, path=()):
     return values, mappings
 
 
-def noted(note, text, current, wanted):
+def noted(note: Note | None, text: str | None, current: Settings, wanted: Settings) -> Note:
     """The note after a merge. What it knows of a value that is still ours stays: that is older than the merge."""
     note = note or {"text": text, "values": [], "mappings": []}
     values, mappings = replaced(current, wanted)
@@ -197,28 +204,29 @@ def noted(note, text, current, wanted):
     return {"text": note["text"], "values": list(known.values()), "mappings": list(made.values())}
 
 
-def parent_of(settings, path):
+def parent_of(settings: Settings, path: list[str]) -> Settings | None:
     """The mapping in which a path ends; none where there is no such mapping any more."""
     for key in path[:-1]:
-        settings = settings.get(key)
-        if not isinstance(settings, dict):
+        inner = settings.get(key)
+        if not isinstance(inner, dict):
             return None
+        settings = inner
     return settings
 
 
-def holds(settings, path, value):
+def holds(settings: Settings, path: list[str], value: t.Any) -> bool:
     """Whether a path has this value."""
     parent = parent_of(settings, path)
     return parent is not None and path[-1] in parent and parent[path[-1]] == value
 
 
-def taken_back(current, note):
+def taken_back(current: Settings, note: Note) -> Settings:
     """The settings without what is ours; the mappings that were made for it go last, the innermost first."""
     settings = copy.deepcopy(current)
     innermost_first = sorted(note["mappings"], key=lambda entry: -len(entry["path"]))
     for entry in note["values"] + [{**mapping, "ours": {}} for mapping in innermost_first]:
-        if holds(settings, entry["path"], entry["ours"]):
-            parent = parent_of(settings, entry["path"])
+        parent = parent_of(settings, entry["path"])
+        if parent is not None and holds(settings, entry["path"], entry["ours"]):
             if "before" in entry:
                 parent[entry["path"][-1]] = entry["before"]
             else:
@@ -226,12 +234,12 @@ def taken_back(current, note):
     return settings
 
 
-def parse_note(text, path):
+def parse_note(text: str | None, path: str) -> Note | None:
     """What a note says; nothing where there is none."""
     if text is None:
         return None
     try:
-        note = json.loads(text)
+        note: Note = json.loads(text)
         entries = note["values"] + note["mappings"]
         valid = all(isinstance(entry["path"], list) and entry["path"] for entry in entries)
         valid = valid and all("ours" in entry for entry in note["values"]) and "text" in note
@@ -245,7 +253,7 @@ def parse_note(text, path):
     return note
 
 
-def read(path):
+def read(path: str) -> str | None:
     """Text of a file; none where there is no such file."""
     if not os.path.exists(path):
         return None
@@ -253,7 +261,7 @@ def read(path):
         return handle.read()
 
 
-def write(module, path, text, mode):
+def write(module: AnsibleModule, path: str, text: str, mode: int) -> None:
     """Replace a file in one step."""
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
@@ -265,7 +273,7 @@ def write(module, path, text, mode):
     os.chmod(path, mode)
 
 
-def judge(module, path, rendered, result):
+def judge(module: AnsibleModule, path: str, rendered: str, result: dict[str, t.Any]) -> None:
     """End the module if dockerd does not accept the settings."""
     program = module.get_bin_path(module.params["dockerd"], opt_dirs=["/usr/sbin"])
     if program:
@@ -284,7 +292,7 @@ def judge(module, path, rendered, result):
         module.fail_json(msg=f"{module.params['dockerd']} is not installed on this host, so {path} was not written.")
 
 
-def main():
+def main() -> None:
     """Read, merge or take back, validate, replace."""
     module = AnsibleModule(
         argument_spec={
@@ -309,18 +317,16 @@ def main():
     except (InvalidConfiguration, InvalidNote) as error:
         module.fail_json(msg=str(error))
 
-    if module.params["state"] == "present":
-        after = merge(before, module.params["settings"])
-    else:
-        after = taken_back(before, note)
+    taken = note if module.params["state"] == "absent" else None
+    after = taken_back(before, taken) if taken else merge(before, module.params["settings"])
     names = changed_settings(before, after)
-    rendered = json.dumps(after, indent=2, sort_keys=True) + "\n"
-    if module.params["state"] == "absent":
-        if not after and note["text"] is None:
+    rendered: str | None = json.dumps(after, indent=2, sort_keys=True) + "\n"
+    if taken:
+        if not after and taken["text"] is None:
             rendered = None
-        elif (note["text"] or "").strip() and parse(note["text"], path) == after:
+        elif (taken["text"] or "").strip() and parse(taken["text"], path) == after:
             # Nobody has changed anything else: the file becomes what it was to the letter.
-            rendered = note["text"]
+            rendered = taken["text"]
     rewritten = bool(names) or (rendered is None and text is not None)
     result = {
         "changed": rewritten or module.params["state"] == "absent",
@@ -345,7 +351,7 @@ def main():
             write(module, note_path, wanted, 0o600)
     if rewritten and rendered is None:
         os.unlink(path)
-    elif rewritten:
+    elif rewritten and rendered is not None:
         write(module, path, rendered, os.stat(path).st_mode & 0o777 if text is not None else 0o644)
     if module.params["state"] == "absent":
         os.unlink(note_path)

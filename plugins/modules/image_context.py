@@ -93,7 +93,8 @@ requirements:
   - python >= 3.11
   - packaging
   - uv, for a tree with C(uv.lock)
-author: The truthgraph.platform developers
+author:
+  - TruthGraph platform (@truthgraph)
 """
 
 EXAMPLES = r"""
@@ -159,8 +160,14 @@ import tempfile
 import tomllib
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+try:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+except ImportError:
+    HAS_PACKAGING = False
+else:
+    HAS_PACKAGING = True
 
 from ansible_collections.truthgraph.platform.plugins.module_utils import source_tree, uv_lock, wheels
 
@@ -343,6 +350,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    if not HAS_PACKAGING:
+        module.fail_json(msg=missing_required_lib("packaging"))
     want = module.params
     source, base = pathlib.Path(want["source"]), want["base"]
     resolved = pathlib.Path(want["resolved"]) if want["resolved"] else None

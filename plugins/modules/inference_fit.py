@@ -39,7 +39,7 @@ options:
   smoke:
     description: The trial request, C(path) and C(body).
     type: dict
-    default: {path: /embed, body: {texts: [Can this card encode a sentence?]}}
+    default: {path: /embed, body: {texts: ["Can this card encode a sentence?"]}}
   host:
     description: What this host is called in messages.
     type: str
@@ -59,7 +59,8 @@ options:
 attributes:
   check_mode:
     support: partial
-    description: Nothing is run; what is remembered is compared, and the rest is said to be unknown.
+    description: Nothing is run.
+    details: What is remembered is compared, and the rest is said to be unknown.
   diff_mode:
     support: none
     description: Nothing is changed.
@@ -133,18 +134,17 @@ class Fit:
         self.module, self.parameters = module, module.params
         self.docker = DockerCli(module)
         self.memory_path = os.path.join(module.params["root"], "fit.json")
-        self.memory = traffic.read_json(self.memory_path) or {}
+        self.memory: dict[str, t.Any] = traffic.read_json(self.memory_path) or {}
         self.program = module.get_bin_path(nvidia_smi.PROGRAM)
         self.smi = self.cards()
         self.seconds = 0.0
 
-    def remember(self, key: str, value: t.Any) -> t.Any:
+    def remember(self, key: str, value: t.Any) -> None:
         """Note what was found, and forget what is oldest."""
         self.memory.pop(key, None)
         self.memory = dict([*self.memory.items(), (key, value)][-REMEMBERED:])
         os.makedirs(self.parameters["root"], mode=0o700, exist_ok=True)
         traffic.write_atomically(self.memory_path, json.dumps(self.memory) + "\n")
-        return value
 
     def cards(self) -> dict[str, t.Any]:
         """Return what the driver says of the cards now."""
@@ -154,14 +154,17 @@ class Fit:
         """Return what the image says that it needs; of its torch it is asked once."""
         image = self.parameters["container"]["image"]
         if image in self.memory or self.module.check_mode:
-            return self.memory.get(image, {"cuda": "", "architectures": [], "require": ""})
+            known: dict[str, t.Any] = self.memory.get(image, {"cuda": "", "architectures": [], "require": ""})
+            return known
         environment = json.loads(self.docker.run("image", "inspect", "--format", "{{json .Config.Env}}", image)) or []
-        require = [value for name, _, value in (one.partition("=") for one in environment) if name == "NVIDIA_REQUIRE_CUDA"]
+        require = [value for name, _equals, value in (one.partition("=") for one in environment) if name == "NVIDIA_REQUIRE_CUDA"]
         said = self.docker.run(
             *("run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", "--env", "CUDA_VISIBLE_DEVICES="),
             *("--entrypoint", "python3", image, "-c", card_fit.QUESTION),
         )
-        return self.remember(image, {**json.loads(said.splitlines()[-1]), "require": "".join(require)})
+        needs = {**json.loads(said.splitlines()[-1]), "require": "".join(require)}
+        self.remember(image, needs)
+        return needs
 
     def card(self, place: dict[str, t.Any]) -> card_fit.Card | None:
         """Return the card of a place as it is now."""
@@ -171,6 +174,8 @@ class Fit:
         """Return what a copy takes of its card and whether another one finds room, and what is wrong with it."""
         host = self.parameters["host"]
         card = self.card(place)
+        if card is None:
+            self.module.fail_json(msg=f"The card {place['card']} of {host} is not there any more.")
         key = slots.digest(
             [slots.run_digest(self.parameters["container"], {**place, "slot": "trial", "address": ""}), card["uuid"]]
             + [self.smi["driver_version"], card["memory_total"]]
@@ -202,7 +207,7 @@ class Fit:
         slot = traffic.front(traffic.read_map(self.parameters["map"]).get(service, ""))
         info = self.docker.inspect(slots.container_name(service, slot, place.get("copy", 0))) if slot else None
         if info and info["State"]["Status"] == "running":
-            code, out, _ = self.docker.try_run("top", info["Id"], "-eo", "pid")
+            code, out, _err = self.docker.try_run("top", info["Id"], "-eo", "pid")
             pids = set(out.split()[1:]) if code == 0 else set()
             mine = sum(used for pid, used in nvidia_smi.processes(self.program, place["card"]) if str(pid) in pids)
         return mine
@@ -220,11 +225,12 @@ class Fit:
         address = options.index("--ip")
         self.docker.try_run("rm", "--force", TRIAL)
         try:
-            code, _, err = self.docker.try_run(
+            code, _out, err = self.docker.try_run(
                 "run", "--detach", "--name", TRIAL, *options[:address], *options[address + 2 :]
             )
             if code != 0:
-                return {}, f"The engine of {self.parameters['host']} cannot give a container the card {place['card']}: {err.strip()}"
+                where = f"The engine of {self.parameters['host']}"
+                return {}, f"{where} cannot give a container the card {place['card']}: {err.strip()}"
             wanted = {
                 **{"name": TRIAL, "network": place["network"], "port": self.parameters["port"], "path": ready["path"]},
                 **{"passes": 1, "timeout": ready["timeout"], "expect": {}, "log_lines": 15},
@@ -273,7 +279,8 @@ def main() -> None:
     problems = card_fit.selection_problems(fit.smi["cards"], [place["card"] for place in copies], host)
     cards: dict[str, t.Any] = {}
     if not problems:
-        used = [card_fit.card_named(fit.smi["cards"], place["card"]) for place in copies]
+        named = (card_fit.card_named(fit.smi["cards"], place["card"]) for place in copies)
+        used = [card for card in named if card is not None]
         problems = card_fit.needs_problems(needs, fit.smi, used, host)
     for place in copies if not problems else []:
         cards[place["card"]], problem = fit.measure(place)

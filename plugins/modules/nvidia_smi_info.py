@@ -112,7 +112,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.truthgraph.platform.plugins.module_utils import nvidia_smi
 
 
-def main():
+def main() -> None:
     """Ask, and answer what was said."""
     module = AnsibleModule(
         argument_spec={

@@ -105,11 +105,11 @@ def composed(docker: DockerCli, port: int) -> tuple[str, str]:
     if not docker.present:
         return "", ""
     label = "com.docker.compose.project"
-    code, out, _ = docker.try_run(
+    code, out, _err = docker.try_run(
         *("ps", "--filter", f"publish={port}", "--filter", f"label={label}"),
         *("--format", f'{{{{.Names}}}} {{{{.Label "{label}"}}}}'),
     )
-    name, _, project = (out.splitlines() or [""])[0].partition(" ") if code == 0 else ("", "", "")
+    name, _space, project = (out.splitlines() or [""])[0].partition(" ") if code == 0 else ("", "", "")
     return name, project
 
 

@@ -33,7 +33,8 @@ attributes:
   check_mode:
     description: Changes nothing.
     support: full
-author: The truthgraph.platform developers
+author:
+  - TruthGraph platform (@truthgraph)
 """
 
 EXAMPLES = r"""

@@ -9,8 +9,9 @@ module: prober
 short_description: Measure from outside what a deploy does to the clients of the API
 version_added: 0.1.0
 description:
-  - An action that works on the control node itself, whichever host the task is for. A process in the background asks every target at a constant rate, over a connection that
-    is kept alive, as long as the deploy works; it notes failures, gaps, latencies and the releases that answered.
+  - An action that works on the control node itself, whichever host the task is for. A process in the background asks
+    every target at a constant rate, over a connection that is kept alive, as long as the deploy works; it notes
+    failures, gaps, latencies and the releases that answered.
   - No answer and a status of 500 or more are failures. A connection that the server closes between two requests is
     none, the request is sent once more on a new one.
   - A target that has never answered is not measured, since the control node may not reach the hosts at all. It counts

@@ -82,7 +82,7 @@ import tempfile
 from ansible.module_utils.basic import AnsibleModule
 
 
-def free_name(path):
+def free_name(path: str) -> str:
     """A name beside the file that nothing has, and that ends in .save."""
     name, number = f"{path}.save", 0
     while os.path.lexists(name):
@@ -91,7 +91,7 @@ def free_name(path):
     return name
 
 
-def matches(path, containing, not_containing):
+def matches(path: str, containing: str | None, not_containing: str | None) -> bool:
     """Whether a file's text is one that is meant."""
     if not containing and not not_containing:
         return True
@@ -102,7 +102,7 @@ def matches(path, containing, not_containing):
     return not (not_containing and re.search(not_containing, text, re.MULTILINE))
 
 
-def choose(patterns, containing, not_containing, keep):
+def choose(patterns: list[str], containing: str | None, not_containing: str | None, keep: list[str]) -> list[str]:
     """The files to put aside, sorted; one that is reached by two paths counts once."""
     kept = {os.path.realpath(path) for path in keep}
     chosen = {}
@@ -117,24 +117,24 @@ def choose(patterns, containing, not_containing, keep):
     return sorted(chosen.values())
 
 
-def read_note(module, path):
+def read_note(module: AnsibleModule, path: str) -> dict[str, str]:
     """What was put aside before, by the name that it had."""
     if not os.path.exists(path):
         return {}
     try:
         with open(path, encoding="utf-8") as handle:
             note = json.load(handle)
-        if isinstance(note, dict) and all(isinstance(name, str) for name in note.values()):
-            return note
     except ValueError:
-        pass
-    module.fail_json(
-        msg=f"{path}, in which was written what was put aside, is damaged. Nothing was renamed. Bring back by hand "
-        "what ends in .save and is needed, remove this file, and run this again."
-    )
+        note = None
+    if not isinstance(note, dict) or not all(isinstance(name, str) for name in note.values()):
+        module.fail_json(
+            msg=f"{path}, in which was written what was put aside, is damaged. Nothing was renamed. Bring back by hand "
+            "what ends in .save and is needed, remove this file, and run this again."
+        )
+    return note
 
 
-def write_note(module, path, note):
+def write_note(module: AnsibleModule, path: str, note: dict[str, str]) -> None:
     """Replace the note in one step."""
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
@@ -143,7 +143,7 @@ def write_note(module, path, note):
     module.atomic_move(temporary, path)
 
 
-def put_aside(module, note):
+def put_aside(module: AnsibleModule, note: dict[str, str]) -> None:
     """Rename what is meant."""
     moved = []
     for path in choose(
@@ -159,7 +159,7 @@ def put_aside(module, note):
     module.exit_json(changed=bool(moved), moved=moved, left=[])
 
 
-def bring_back(module, note):
+def bring_back(module: AnsibleModule, note: dict[str, str]) -> None:
     """Give the names back."""
     moved, left = [], []
     for path, name in sorted(note.items()):
@@ -177,7 +177,7 @@ def bring_back(module, note):
     module.exit_json(changed=bool(moved) or there, moved=moved, left=left)
 
 
-def main():
+def main() -> None:
     """Put aside, or bring back."""
     module = AnsibleModule(
         argument_spec={

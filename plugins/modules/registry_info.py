@@ -27,7 +27,8 @@ attributes:
   check_mode:
     description: Changes nothing.
     support: full
-author: The truthgraph.platform developers
+author:
+  - TruthGraph platform (@truthgraph)
 """
 
 EXAMPLES = r"""
@@ -66,11 +67,14 @@ images:
       layers: {"sha256:7c1e…": 29360128}
 """
 
+import typing as t
+
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.truthgraph.platform.plugins.module_utils.registry import CONNECTION, RegistryError, connect
 
 
-def main():
+def main() -> None:
     """Ask, and answer in one go."""
     module = AnsibleModule(
         argument_spec={
@@ -81,12 +85,13 @@ def main():
         supports_check_mode=True,
     )
     params = module.params
-    result = {"changed": False, "state": "ok", "detail": "", "images": {}}
+    images: dict[str, dict[str, t.Any]] = {}
+    result = {"changed": False, "state": "ok", "detail": "", "images": images}
     try:
         registry = connect(params)
         registry.ping()
         for reference in params["images"]:
-            result["images"][reference] = registry.image(reference, params["architecture"])
+            images[reference] = registry.image(reference, params["architecture"])
     except RegistryError as error:
         result.update(state=error.reason, detail=error.detail)
     except ValueError as error:

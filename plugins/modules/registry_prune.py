@@ -36,7 +36,8 @@ attributes:
   check_mode:
     description: Says what would be deleted, and deletes nothing.
     support: full
-author: The truthgraph.platform developers
+author:
+  - TruthGraph platform (@truthgraph)
 """
 
 EXAMPLES = r"""
@@ -61,10 +62,11 @@ kept:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.truthgraph.platform.plugins.module_utils.registry import CONNECTION, RegistryError, connect
 
 
-def main():
+def main() -> None:
     """Compare, and delete."""
     module = AnsibleModule(
         argument_spec={

@@ -25,7 +25,8 @@ attributes:
   check_mode:
     description: Says what it would do.
     support: full
-author: The truthgraph.platform developers
+author:
+  - TruthGraph platform (@truthgraph)
 """
 
 EXAMPLES = r"""
@@ -44,6 +45,7 @@ digest:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.truthgraph.platform.plugins.module_utils.registry import (
     CONNECTION,
     RegistryError,
@@ -52,7 +54,7 @@ from ansible_collections.truthgraph.platform.plugins.module_utils.registry impor
 )
 
 
-def main():
+def main() -> None:
     """Compare, and tag."""
     module = AnsibleModule(
         argument_spec={

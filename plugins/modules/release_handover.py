@@ -166,7 +166,7 @@ def write(params: dict[str, t.Any]) -> dict[str, t.Any]:
         if record.get("written_at", 0) > there.get(release, {}).get("written_at", -1):
             ledger.write(record)
             written.append(release)
-    longest = max((kept["journal"] for kept in given), key=len, default=[])
+    longest: list[dict[str, t.Any]] = max((kept["journal"] for kept in given), key=len, default=[])
     changed = ledger.merge(longest) or changed
     return {"changed": changed or bool(written), "records": written, "from_inventory": from_inventory}
 

@@ -156,7 +156,8 @@ def inspected(docker: DockerCli, kind: str, *listing: str) -> list[dict[str, t.A
         complaints = [line for line in err.splitlines() if line.strip()]
         if code == 0 or (complaints and all(any(text in line.lower() for text in GONE) for line in complaints)):
             try:
-                return json.loads(out or "[]")
+                found: list[dict[str, t.Any]] = json.loads(out or "[]")
+                return found
             except ValueError:
                 err = "its answer is no JSON"
     raise CannotTell(f"the engine does not tell which {kind}s there are: {(err or out).strip()}")

@@ -79,8 +79,9 @@ options:
     default: 10001
 attributes:
   check_mode:
-    support: none
-    description: What the database needs is known by running the image only, so nothing is done and nothing answered.
+    support: partial
+    description: Nothing is done.
+    details: What the database needs is known by running the image only, so nothing is answered either.
   diff_mode:
     support: none
     description: RV(before) and RV(after) say what changed.
@@ -204,7 +205,8 @@ DONE = {
 
 def program() -> str:
     """Return the text of what is run in the image. A module's own files are in an archive when it runs."""
-    return schema_program.__loader__.get_source(schema_program.__name__)
+    loader: t.Any = schema_program.__loader__
+    return str(loader.get_source(schema_program.__name__))
 
 
 def request(params: dict[str, t.Any]) -> dict[str, t.Any]:

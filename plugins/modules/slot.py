@@ -246,7 +246,7 @@ class Host:
                     self.displace(name, plan)
                 self.start(name, plan, changed)
                 starting.append((name, plan))
-        entries = {key: value for _, plan in staying for key, value in plan["map"].items()}
+        entries = {key: value for _service, plan in staying for key, value in plan["map"].items()}
         self.publish({**self.map(), **entries}, "the proxy knows the new slots")
         for name, plan in starting:
             for place in plan["copies"]:
@@ -401,7 +401,7 @@ class Host:
             entries[name] = f"{plan['slot']}_{behind}" if behind else plan["slot"]
             self.docker.run("update", *slots.SERVING, *map(slots.container_of, plan["copies"]))
         if entries != before:
-            restore = {name: traffic.front(before.get(name, "")) for name, _ in switching}
+            restore = {name: traffic.front(before.get(name, "")) for name, _plan in switching}
             with traffic.only_one(self.parameters["root"]):
                 traffic.arm(
                     restore,

@@ -72,7 +72,8 @@ attributes:
 requirements:
   - python >= 3.11
   - uv
-author: The truthgraph.platform developers
+author:
+  - TruthGraph platform (@truthgraph)
 """
 
 EXAMPLES = r"""

@@ -53,7 +53,8 @@ attributes:
     description: Nothing is changed.
 requirements:
   - python >= 3.11
-author: The truthgraph.platform developers
+author:
+  - TruthGraph platform (@truthgraph)
 """
 
 EXAMPLES = r"""

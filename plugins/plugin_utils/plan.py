@@ -71,7 +71,7 @@ def named(identity: str) -> str:
 
 def short(reference: str) -> str:
     """Return an image without its registry, and with as much of its digest as people compare."""
-    name, _, digest = reference.rpartition("@")
+    name, _at, digest = reference.rpartition("@")
     return f"{name.rpartition('/')[2]}@{digest.removeprefix('sha256:')[:12]}" if name else ""
 
 

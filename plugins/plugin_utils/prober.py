@@ -80,7 +80,7 @@ def start_time(pid: int) -> str:
 
 def moment(when: float) -> str:
     """Return a time of the clock in UTC, to the millisecond."""
-    text = datetime.datetime.fromtimestamp(when, datetime.timezone.utc).isoformat(timespec="milliseconds")
+    text = datetime.datetime.fromtimestamp(when, datetime.UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")
 
 
@@ -183,10 +183,12 @@ class Target(threading.Thread):
             connection.timeout = _left(deadline)
             connection.connect()
             if self._tls:
-                connection.sock = self._tls.wrap_socket(connection.sock, server_hostname=self._tls_name)
+                connection.sock = self._tls.wrap_socket(
+                    t.cast(socket.socket, connection.sock), server_hostname=self._tls_name
+                )
         if self._tls:
             return self._attempt_secured(deadline)
-        sock = connection.sock
+        sock = t.cast(socket.socket, connection.sock)
         try:
             sock.settimeout(_left(deadline))
             connection.request("GET", self.url.path, headers={"User-Agent": "truthgraph-prober"})
@@ -208,7 +210,7 @@ class Target(threading.Thread):
         connection.request("GET", self.url.path, headers=headers)
         connection.sock.settimeout(_left(deadline))
         try:
-            status, release, _ = self._answer()
+            status, release, _done = self._answer()
         except http.client.RemoteDisconnected as error:
             raise Closed from error
         finally:

@@ -161,7 +161,7 @@ def probed(probe: Data, samples: list[Sample], began: float) -> Data:
     targets = probe.get("targets") or {}
     if not targets:
         return {"measured": False, "left_out": False, "targets": {}}
-    offset = datetime.datetime.fromisoformat(probe["started"].replace("Z", "+00:00")).timestamp() - began
+    offset = datetime.datetime.fromisoformat(probe["started"]).timestamp() - began
     by_target: dict[str, list[Sample]] = {name: [] for name in targets}
     for sample in samples:
         by_target.setdefault(sample[1], []).append(sample)
@@ -194,7 +194,7 @@ def probed(probe: Data, samples: list[Sample], began: float) -> Data:
 def steps(marks: list[Data], began: float, ended: float) -> list[Data]:
     """Return the steps of the run, each as long as until the next one."""
     ends = [mark["at"] for mark in marks[1:]] + [ended]
-    return [lasted({"name": mark["name"]}, mark["at"] - began, end - began) for mark, end in zip(marks, ends)]
+    return [lasted({"name": mark["name"]}, mark["at"] - began, end - began) for mark, end in zip(marks, ends, strict=False)]
 
 
 def lasted(entry: Data, began: float, ended: float) -> Data:
@@ -264,7 +264,7 @@ def document(run: Data, notes: list[Data], probe: Data, samples: list[Sample], e
         "ended": moment(ended),
         "seconds": round(ended - began, 2),
         "failures": [without_log(str(text)) for text in run.get("failures") or []],
-        "plan": [dict(zip(PLAN, map(str, row))) for row in run.get("plan") or []],
+        "plan": [dict(zip(PLAN, map(str, row), strict=False)) for row in run.get("plan") or []],
         "serves": serving(notes),
         "steps": steps(marks, began, ended),
         "phases": phases(notes, began),
@@ -287,7 +287,7 @@ def without_log(text: str) -> str:
 
 def moment(when: float) -> str:
     """Return a time of the clock in UTC, to the second."""
-    return datetime.datetime.fromtimestamp(when, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.datetime.fromtimestamp(when, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def ticks(seconds: float) -> list[float]:

@@ -124,7 +124,7 @@ def inference_key(target: dict[str, t.Any], states: dict[str, State]) -> str:
     """
     base = inference_base(target)
     hosts = {host: entry for host, entry in target["services"].get("inference", {}).items() if host in states}
-    routed = {key for state in states.values() for key in state["traffic"] if key.partition(".")[0] == base}
+    routed: set[str] = {key for state in states.values() for key in state["traffic"] if key.partition(".")[0] == base}
     usable = [
         key
         for key in sorted(routed, key=_number)
@@ -184,7 +184,8 @@ def live_slot(state: State, service: str) -> str:
 
 def live_release(state: State) -> str:
     """Return which release the API of a host answers; empty where there is none."""
-    return state["traffic"].get(f"api_{live_slot(state, 'api')}", "")
+    release: str = state["traffic"].get(f"api_{live_slot(state, 'api')}", "")
+    return release
 
 
 def serving_release(states: dict[str, State]) -> str:
@@ -262,10 +263,7 @@ def _service_plan(
         action, slot = mending(found), live
     else:
         action, slot = "replace", named if fits else _free_slot(state, service, identity, live)
-    if service == "api":
-        entries = {f"api_{slot}": identity, f"egress_{slot}": key}
-    else:
-        entries = {key: slot}
+    entries = {f"api_{slot}": identity, f"egress_{slot}": key} if service == "api" else {key: slot}
     return {
         **{name: entry[name] for name in (*KEPT, "port", "public")},
         "action": action,
@@ -325,7 +323,7 @@ def leftovers(states: dict[str, State], lock_host: str) -> dict[str, t.Any]:
         # Killed while it settled: what serves has been decided on, and only something idle is left.
         decided = [release for release in map(live_release, states.values()) if release in records][:1]
         stable = sorted((one.get("activated_at", 0), one["id"]) for one in records.values() if one.get("stable_at"))
-        decided = decided or [release for _, release in stable[-1:]]
+        decided = decided or [release for _when, release in stable[-1:]]
     release = (decided or [record["id"] for record in unfinished] or noted or ["unknown"])[-1]
     return {"what": "nothing" if not why else "finish" if decided else "undo", "release": release, "why": why}
 

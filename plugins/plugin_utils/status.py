@@ -121,4 +121,4 @@ def _old_backups(name: str, host: dict[str, t.Any], limits: dict[str, t.Any]) ->
 
 def at(seconds: float) -> str:
     """Return a moment as people read it."""
-    return f"{datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc):%Y-%m-%d %H:%M} UTC"
+    return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%d %H:%M} UTC"

@@ -60,7 +60,7 @@ class Log:
         if directory is None or keep < 1:
             return
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        started = f"{name}-{datetime.datetime.now():%Y%m%dT%H%M%S}"
+        started = f"{name}-{datetime.datetime.now().astimezone():%Y%m%dT%H%M%S}"
         for path in (directory / f"{started}.log", directory / f"{started}-{os.getpid()}.log"):
             with contextlib.suppress(FileExistsError):
                 self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
@@ -68,15 +68,16 @@ class Log:
                 break
         ours = re.compile(re.escape(name) + r"-\d{8}T\d{6}(-\d+)?\.log")
         # The time is in the name; another run may remove the same ones.
-        for name in sorted((path.name for path in directory.iterdir() if ours.fullmatch(path.name)), reverse=True)[keep:]:
-            (directory / name).unlink(missing_ok=True)
+        logs = (path.name for path in directory.iterdir() if ours.fullmatch(path.name))
+        for log in sorted(logs, reverse=True)[keep:]:
+            (directory / log).unlink(missing_ok=True)
 
     def write(self, text: str) -> None:
         """Add a text with the time of the day. Unbuffered: workers are forked from this process."""
         if self._file < 0:
             return
         lines = COLORS.sub("", text).strip("\n").split("\n")
-        data = f"{datetime.datetime.now():%H:%M:%S} " + "\n         ".join(lines) + "\n"
+        data = f"{datetime.datetime.now().astimezone():%H:%M:%S} " + "\n         ".join(lines) + "\n"
         with contextlib.suppress(OSError):  # A full disk does not end a deploy.
             os.write(self._file, data.encode(errors="replace"))
 

@@ -5,6 +5,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import typing as t
 
 import pytest
 
@@ -22,8 +23,11 @@ docker volume ls --quiet | sort
 find /etc/truthgraph /etc/docker /root/.docker /var/lib/truthgraph-build -printf '%p %m %U %G %T@ %s\\n' 2>/dev/null | sort
 """
 
+# Builds images of a tree; returns what was built, and what was said.
+Build = t.Callable[..., tuple[dict[str, t.Any], str]]
 
-def message_of(result):
+
+def message_of(result: dict[str, t.Any]) -> str:
     # A loop says only that something failed; what it was is with its items.
     items = [item for item in result.get("results", []) if item.get("failed")]
     return " ".join(message_of(item) for item in items) if items else result.get("msg", str(result))
@@ -32,7 +36,7 @@ def message_of(result):
 class Run:
     """One run of a playbook, read from the answers of Ansible's JSON callback."""
 
-    def __init__(self, done):
+    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
         self.code = done.returncode
         self.errors = done.stderr
         start = done.stdout.find("{")
@@ -51,30 +55,30 @@ class Run:
         self.last_words = " ".join(message for task, _, message in found if task.endswith(LAST_TASK))
 
     @property
-    def changed(self):
+    def changed(self) -> dict[str, int]:
         return {host: counts["changed"] for host, counts in self.stats.items() if counts["changed"]}
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [f"{host}: {task}: {message}" for task, host, message in self.failures]
         return "\n".join([f"exit code {self.code}, recap {self.stats}", *lines, self.last_words, self.errors])
 
 
 @pytest.fixture(scope="session")
-def fleet():
+def fleet() -> Fleet:
     return Fleet(LAB)
 
 
 @pytest.fixture(scope="session")
-def snapshot(fleet):
-    def take():
+def snapshot(fleet: Fleet) -> t.Callable[[], dict[str, list[str]]]:
+    def take() -> dict[str, list[str]]:
         return {name: member.host.check_output("sh -c %s", LOOK).splitlines() for name, member in fleet.members.items()}
 
     return take
 
 
 @pytest.fixture(scope="session")
-def deploy():
-    def run(variables, *options, inventory=LAB, timeout=180):
+def deploy() -> t.Callable[..., Run]:
+    def run(variables: t.Any, *options: str, inventory: pathlib.Path = LAB, timeout: int = 180) -> Run:
         command = [tool("ansible-playbook"), "-i", str(inventory), str(CHECKOUT / "playbooks" / "deploy.yml")]
         command += ["-e", json.dumps(variables), *options]
         environment = toolchain_environment(ANSIBLE_STDOUT_CALLBACK="ansible.posix.json")
@@ -87,7 +91,7 @@ def deploy():
 
 
 @pytest.fixture
-def tree(tmp_path):
+def tree(tmp_path: pathlib.Path) -> pathlib.Path:
     # A copy of the reference application, to be spoilt.
     copy = tmp_path / "app"
     shutil.copytree(CHECKOUT / "files" / "app", copy, ignore=shutil.ignore_patterns("__pycache__", ".git"))
@@ -95,9 +99,9 @@ def tree(tmp_path):
 
 
 @pytest.fixture
-def inventory_with(tmp_path):
+def inventory_with(tmp_path: pathlib.Path) -> t.Callable[[str, str], pathlib.Path]:
     # A copy of the lab's inventory with some of its lines replaced.
-    def make(pattern, replacement):
+    def make(pattern: str, replacement: str) -> pathlib.Path:
         copy = tmp_path / "inventory"
         shutil.copytree(LAB, copy)
         hosts = copy / "hosts.yml"
@@ -110,7 +114,7 @@ def inventory_with(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def other_ca(tmp_path_factory):
+def other_ca(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     # A CA that has signed nothing here.
     path = pathlib.Path(tmp_path_factory.mktemp("ca")) / "other.crt"
     subprocess.run(
@@ -123,7 +127,7 @@ def other_ca(tmp_path_factory):
     return path
 
 
-def play(playbook, variables, *options, code=0, timeout=900):
+def play(playbook: str, variables: t.Any, *options: str, code: int = 0, timeout: int = 900) -> str:
     command = [tool("ansible-playbook"), "-i", str(LAB), str(CHECKOUT / playbook)]
     done = subprocess.run(
         [*command, "-e", json.dumps(variables), *options],
@@ -139,14 +143,14 @@ def play(playbook, variables, *options, code=0, timeout=900):
 
 
 @pytest.fixture(scope="session")
-def timeout():
+def timeout() -> int:
     # Seconds that a build may take.
     return 900
 
 
 @pytest.fixture
-def build(tmp_path, timeout):
-    def run(tree, *targets, **more):
+def build(tmp_path: pathlib.Path, timeout: int) -> Build:
+    def run(tree: pathlib.Path, *targets: str, **more: t.Any) -> tuple[dict[str, t.Any], str]:
         answer = tmp_path / "images.json"
         variables = {"image_build_source": str(tree), "image_build_targets": targets, "answer": str(answer), **more}
         said = play("tests/integration/build.yml", variables, timeout=timeout)

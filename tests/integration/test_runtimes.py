@@ -1,7 +1,13 @@
 # What computes the embeddings: the same vectors, whatever it is.
 import json
+import pathlib
+import typing as t
 
 import pytest
+import testinfra.host
+
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import Fleet
+from ansible_collections.truthgraph.platform.tests.integration.conftest import Build
 
 # Of all lengths that the model is made for, and some that it cuts off.
 WORDS = "Paris lies on the Seine and London on the Thames while nobody knows where the sources of all claims really are".split()
@@ -24,7 +30,7 @@ print(json.dumps({"by": type(embedder).__name__, "device": embedder.device, "sec
 """
 
 
-def embed(host, reference, options=""):
+def embed(host: testinfra.host.Host, reference: str, options: str = "") -> t.Any:
     command = f"docker run --rm --interactive --network none --read-only --tmpfs /tmp {options} %s python3 -c %s"
     # Too long for an argument.
     text = json.dumps(SENTENCES)
@@ -32,9 +38,9 @@ def embed(host, reference, options=""):
 
 
 @pytest.fixture
-def compare(fleet, build, tree):
+def compare(fleet: Fleet, build: Build, tree: pathlib.Path) -> t.Callable[..., tuple[float, t.Any, t.Any]]:
     # The least cosine between what two images of the application answer, and the size of the first.
-    def run(options="", **variables):
+    def run(options: str = "", **variables: t.Any) -> tuple[float, t.Any, t.Any]:
         host = fleet.of_group("truthgraph_build")[0].host
         usual = build(tree, "ml")[0]["ml"]
         other = build(tree, "ml", **variables)[0]["ml"]
@@ -50,7 +56,7 @@ def compare(fleet, build, tree):
     return run
 
 
-def test_onnx_runtime(compare):
+def test_onnx_runtime(compare: t.Callable[..., tuple[float, t.Any, t.Any]]) -> None:
     least, image, answer = compare(image_build_ml_runtime="onnx")
     assert answer["by"] == "OnnxEmbedder"
     assert least >= 0.999

@@ -5,11 +5,13 @@ import pathlib
 import shutil
 import subprocess
 import time
+import typing as t
 
 import pytest
+import testinfra.host
 
-from ansible_collections.truthgraph.platform.molecule.shared.fleet import CHECKOUT, tool
-from conftest import play
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import CHECKOUT, Fleet, tool
+from ansible_collections.truthgraph.platform.tests.integration.conftest import Build, play
 
 # No build system, no requirement files: a lock that pins the CUDA build of torch, and test tools among what ml needs.
 PROJECT = """
@@ -42,12 +44,12 @@ print(json.dumps(sorted({image for record in records for image in record["images
 """
 
 
-def find_links():
-    return [place for place in os.environ.get("PIP_FIND_LINKS", "").split() if os.path.isdir(place)]
+def find_links() -> list[str]:
+    return [place for place in os.environ.get("PIP_FIND_LINKS", "").split() if pathlib.Path(place).is_dir()]
 
 
 @pytest.fixture
-def locked_tree(tmp_path):
+def locked_tree(tmp_path: pathlib.Path) -> pathlib.Path:
     root = tmp_path / "locked"
     (root / "truthgraph" / "ml").mkdir(parents=True)
     (root / "pyproject.toml").write_text(PROJECT, encoding="utf-8")
@@ -61,7 +63,7 @@ def locked_tree(tmp_path):
     return root
 
 
-def test_a_locked_tree_without_a_build_of_its_own(fleet, build, locked_tree):
+def test_a_locked_tree_without_a_build_of_its_own(fleet: Fleet, build: Build, locked_tree: pathlib.Path) -> None:
     images, said = build(locked_tree, "core")
     assert images["core"]["built"]
     host = fleet.of_group("truthgraph_build")[0].host
@@ -80,7 +82,7 @@ def test_a_locked_tree_without_a_build_of_its_own(fleet, build, locked_tree):
     assert again["core"]["digest"] == images["core"]["digest"]
 
 
-def test_a_tree_with_neither_lock_nor_requirement_files(fleet, build, locked_tree):
+def test_a_tree_with_neither_lock_nor_requirement_files(fleet: Fleet, build: Build, locked_tree: pathlib.Path) -> None:
     # Its version is that of the package, which only a build would find out.
     (locked_tree / "uv.lock").unlink()
     project = locked_tree / "pyproject.toml"
@@ -97,7 +99,7 @@ def test_a_tree_with_neither_lock_nor_requirement_files(fleet, build, locked_tre
     assert (again["core"]["built"], again["core"]["digest"]) == (False, images["core"]["digest"])
 
 
-def test_a_core_that_turns_out_to_need_torch_is_told_of_monolith(fleet, build, locked_tree):
+def test_a_core_that_turns_out_to_need_torch_is_told_of_monolith(fleet: Fleet, build: Build, locked_tree: pathlib.Path) -> None:
     # No import statement says so: it shows when the image is tried. The lock pins the CUDA build, of a version of which there
     # is a CPU build at hand.
     wheels = [path for place in find_links() for path in pathlib.Path(place).glob("torch-*+cpu-*.whl")]
@@ -120,7 +122,7 @@ def test_a_core_that_turns_out_to_need_torch_is_told_of_monolith(fleet, build, l
     assert {"alembic", "fastapi"} <= set(installed)
 
 
-def test_the_tests_of_a_tree_run_in_its_image(fleet, locked_tree):
+def test_the_tests_of_a_tree_run_in_its_image(fleet: Fleet, locked_tree: pathlib.Path) -> None:
     (locked_tree / "tests").mkdir()
     test = locked_tree / "tests" / "test_it.py"
     test.write_text("import truthgraph\n\ndef test_it():\n    assert truthgraph.__file__.startswith('/app/')\n", encoding="utf-8")
@@ -131,7 +133,7 @@ def test_the_tests_of_a_tree_run_in_its_image(fleet, locked_tree):
     assert not host.file("/var/lib/truthgraph-build/tests").exists
 
 
-def test_the_cache_of_the_builder_keeps_to_its_limit(fleet, build, locked_tree):
+def test_the_cache_of_the_builder_keeps_to_its_limit(fleet: Fleet, build: Build, locked_tree: pathlib.Path) -> None:
     host = fleet.of_group("truthgraph_build")[0].host
     limit = 250_000_000
     images, _said = build(locked_tree, "core", image_build_cache_bytes=limit)
@@ -142,13 +144,13 @@ def test_the_cache_of_the_builder_keeps_to_its_limit(fleet, build, locked_tree):
     assert sum(cached) <= limit
 
 
-def layers(host, reference):
+def layers(host: testinfra.host.Host, reference: str) -> list[tuple[str, int]]:
     # The layers of an image in the registry: digests and compressed bytes.
     manifest = json.loads(host.check_output("docker manifest inspect %s", reference))
     return [(layer["digest"], layer["size"]) for layer in manifest["layers"]]
 
 
-def test_a_change_of_the_source_moves_one_small_layer(fleet, build, locked_tree):
+def test_a_change_of_the_source_moves_one_small_layer(fleet: Fleet, build: Build, locked_tree: pathlib.Path) -> None:
     host = fleet.of_group("truthgraph_build")[0].host
     registry = fleet.of_group("truthgraph_registry")[0].host
     first = build(locked_tree, "core")[0]["core"]
@@ -170,7 +172,7 @@ def test_a_change_of_the_source_moves_one_small_layer(fleet, build, locked_tree)
         member.run("docker rmi %s %s", first["reference"], second["reference"])
 
 
-def test_the_same_key_gives_the_same_image_from_an_empty_cache(fleet, build, locked_tree):
+def test_the_same_key_gives_the_same_image_from_an_empty_cache(fleet: Fleet, build: Build, locked_tree: pathlib.Path) -> None:
     host = fleet.of_group("truthgraph_build")[0].host
     first = build(locked_tree, "core")[0]["core"]
     before = layers(host, first["reference"])
@@ -185,24 +187,26 @@ def test_the_same_key_gives_the_same_image_from_an_empty_cache(fleet, build, loc
     assert layers(host, again["reference"]) == before and again["digest"] == first["digest"]
 
 
-def needed_digests(fleet):
+def needed_digests(fleet: Fleet) -> list[str]:
     # What the hosts' releases run, by digest.
     members = fleet.of_group("truthgraph_api") + fleet.of_group("truthgraph_inference")
     found = {one for member in members for one in json.loads(member.host.check_output("python3 -c %s", IMAGES_OF_RELEASES))}
     return sorted(reference.partition("@")[2] for reference in found)
 
 
-def stored(registry):
+def stored(registry: testinfra.host.Host) -> int:
     # Bytes that the registry has on its disk.
     size = registry.check_output("du -sb $(docker volume inspect --format '{{.Mountpoint}}' truthgraph-registry)")
     return int(size.split()[0])
 
 
-def test_the_registry_gives_up_what_nothing_needs_and_takes_it_again(fleet, build, locked_tree):
+def test_the_registry_gives_up_what_nothing_needs_and_takes_it_again(
+    fleet: Fleet, build: Build, locked_tree: pathlib.Path
+) -> None:
     registry = fleet.of_group("truthgraph_registry")[0].host
     builder = fleet.of_group("truthgraph_build")[0].host
 
-    def pulled(reference):
+    def pulled(reference: str) -> t.Any:
         builder.run("docker rmi %s", reference)
         return builder.run("docker pull --quiet %s", reference)
 

@@ -59,7 +59,7 @@ class Server(t.NamedTuple):
     """Where a target is."""
 
     family: int
-    address: tuple
+    address: tuple[t.Any, ...]
     host: str
 
 
@@ -182,7 +182,8 @@ class Connection:
             return
         # For as long as the connection lives: so its end is seen when it is idle, too.
         self.target.loop.add_reader(self.sock, self._readable)
-        self.send(self.exchange)
+        if self.exchange is not None:
+            self.send(self.exchange)
 
     def send(self, exchange: Exchange) -> None:
         """Send a request on the open connection."""
@@ -193,7 +194,7 @@ class Connection:
             if self.sock.send(data) != len(data):
                 self.fail("the request could not be sent whole")
         except OSError as error:
-            self._ended(error.strerror)
+            self._ended(error.strerror or str(error))
 
     def _readable(self) -> None:
         try:
@@ -201,7 +202,7 @@ class Connection:
         except BlockingIOError:
             return
         except OSError as error:
-            self._ended(error.strerror)
+            self._ended(error.strerror or str(error))
             return
         if not count or self.exchange is None:
             self._ended("closed")
@@ -253,7 +254,8 @@ class Connection:
 
     def _complete(self) -> None:
         exchange, self.exchange = self.exchange, None
-        self.target.answered(exchange, self.status, self.release)
+        if exchange is not None:
+            self.target.answered(exchange, self.status, self.release)
         if self.pooled and self.reusable:
             self.target.idle.append(self)
         else:
@@ -279,7 +281,8 @@ class Connection:
         """Give the request up, and the connection with it."""
         exchange, self.exchange = self.exchange, None
         self.close()
-        self.target.failed(exchange, what)
+        if exchange is not None:
+            self.target.failed(exchange, what)
 
     def close(self) -> None:
         """Close the socket."""
@@ -321,7 +324,7 @@ class Target:
         self.longest_gap_until: float | None = None
         self.in_flight = 0
         self._round = order(plan["weights"])
-        self._interval = 1 / plan["rate"]
+        self._interval: float = 1 / plan["rate"]
         self._origin = 0.0
         self._number = 0
         self._last_good = 0.0
@@ -430,7 +433,7 @@ class Target:
         under_way = self._under_way
         while under_way and (under_way[0].done or now - under_way[0].started > self.timeout):
             exchange = under_way.popleft()
-            if not exchange.done:
+            if not exchange.done and exchange.connection is not None:
                 exchange.connection.fail(f"no answer within {self.timeout:g} s")
 
     def summary(self) -> dict[str, t.Any]:
@@ -625,13 +628,14 @@ class Load:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self._process.stdin.close()
-            self._process.stdout.close()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
             self._process = None
 
     def _ask(self, line: str, seconds: float) -> dict[str, t.Any]:
         process = self._process
-        if process is None:
+        if process is None or process.stdin is None or process.stdout is None:
             raise RuntimeError("The load does not run; start() it first.")
         deadline = time.monotonic() + seconds
         poll = select.poll()
@@ -649,7 +653,8 @@ class Load:
             message = f"The load client has ended by itself with code {process.wait()}; standard error says why."
             raise RuntimeError(message) from error
         answer, self._unread = self._unread.split(b"\n", 1)
-        return json.loads(answer)
+        found: dict[str, t.Any] = json.loads(answer)
+        return found
 
     def __enter__(self) -> Load:
         return self.start()
@@ -746,7 +751,7 @@ def main() -> int:
     parser.add_argument("--control", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.control:
-        asyncio.run(controlled(json.loads(sys.stdin.buffer.raw.readline())))
+        asyncio.run(controlled(json.loads(t.cast(t.Any, sys.stdin.buffer).raw.readline())))
         return 0
     try:
         if not all("=" in target for target in options.target):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import shutil
 import signal
@@ -13,7 +12,7 @@ import time
 import typing as t
 from pathlib import Path
 
-TOOLS = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
+TOOLS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
 def psql(home: Path, query: str, database: str = "postgres") -> str:
@@ -41,7 +40,7 @@ def postgres() -> t.Iterator[Path]:
     initdb = [f"{TOOLS[-1]}/initdb", "--pgdata", f"{home}/data", "--username=postgres", "--auth=trust", "--no-sync"]
     subprocess.run([*user, *initdb, "--encoding=UTF8", "--locale=C"], check=True, capture_output=True, cwd="/")
     command = [*user, f"{TOOLS[-1]}/postgres", "-D", f"{home}/data", *options]
-    with open(home / "log", "wb") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd="/") as process:
+    with (home / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd="/") as process:
         try:
             deadline = time.monotonic() + 30
             while True:

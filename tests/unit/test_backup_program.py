@@ -44,7 +44,7 @@ exec tr 'A-Za-z' 'N-ZA-Mn-za-m'
 
 def load_program() -> types.ModuleType:
     loader = importlib.machinery.SourceFileLoader("truthgraph_backup", str(PROGRAM))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("truthgraph_backup", loader))
+    module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("truthgraph_backup", loader))
     # Nothing is compiled beside the role's files.
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     loader.exec_module(module)
@@ -157,9 +157,9 @@ def test_what_dead_runs_have_left_is_removed_and_nothing_else(config: dict[str, 
 def test_a_second_run_says_who_is_at_work(config: dict[str, t.Any]) -> None:
     with program.lock(config, "take", 0):
         began = time.monotonic()
-        with pytest.raises(program.Problem, match=rf"process {os.getpid()} \(take, since .*--wait"):
-            with program.lock(config, "prove", 0.5):
-                pass
+        said = rf"process {os.getpid()} \(take, since .*--wait"
+        with pytest.raises(program.Problem, match=said), program.lock(config, "prove", 0.5):
+            pass
         assert time.monotonic() - began >= 0.5
     with program.lock(config, "prove", 0):
         pass
@@ -170,24 +170,23 @@ def test_the_lock_of_a_process_that_is_gone_is_free(config: dict[str, t.Any]) ->
         "import fcntl, os, sys, time\n"
         "file = open(sys.argv[1], 'w')\nfcntl.flock(file, fcntl.LOCK_EX)\nprint('there', flush=True)\ntime.sleep(60)\n"
     )
-    path = os.path.join(config["directory"], ".lock")
+    path = Path(config["directory"], ".lock")
     with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
         process.stdout.readline()
-        with pytest.raises(program.Problem, match="another process"):
-            with program.lock(config, "take", 0):
-                pass
+        with pytest.raises(program.Problem, match="another process"), program.lock(config, "take", 0):
+            pass
         process.kill()
         process.wait()
-        with program.lock(config, "take", 0):
-            with open(path, encoding="utf-8") as file, pytest.raises(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with program.lock(config, "take", 0), path.open(encoding="utf-8") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_one_changed_byte_is_refused(config: dict[str, t.Any]) -> None:
     path = add(Path(config["directory"]), name_of(1)) / "database.dump"
     program.verify(config, manifest(name_of(1)))
     path.write_bytes(b"dumb")
-    with pytest.raises(program.Problem, match="SHA-256 differs.*Use another backup"):
+    with pytest.raises(program.Problem, match=r"SHA-256 differs.*Use another backup"):
         program.verify(config, manifest(name_of(1)))
     path.unlink()
     with pytest.raises(program.Problem, match="cannot be read"):
@@ -205,7 +204,7 @@ def test_a_damaged_manifest_is_refused_and_listed(config: dict[str, t.Any], text
 
 
 def test_which_backup_is_meant(config: dict[str, t.Any]) -> None:
-    with pytest.raises(program.Problem, match="no backup of truthgraph.*truthgraph-backup take"):
+    with pytest.raises(program.Problem, match=r"no backup of truthgraph.*truthgraph-backup take"):
         program.chosen(config, "latest")
     add(Path(config["directory"]), name_of(1))
     add(Path(config["directory"]), name_of(2))
@@ -328,9 +327,9 @@ def test_the_servers_own_databases_are_never_replaced(tmp_path: Path, capsys: py
 
 
 def test_all_of_a_pipeline_that_fails_is_said() -> None:
-    with pytest.raises(program.Problem, match="^sh failed: FATAL: first$"):
+    with pytest.raises(program.Problem, match=r"^sh failed: FATAL: first$"):
         program.run_stages([["sh", "-c", "echo hint >&2; echo FATAL: first >&2; exit 1"], ["cat"]])
-    with pytest.raises(program.Problem, match="^sh failed: last$"):
+    with pytest.raises(program.Problem, match=r"^sh failed: last$"):
         program.run_stages([["sh", "-c", "yes"], ["sh", "-c", "head -c 10 >/dev/null; echo last >&2; exit 3"]])
     with pytest.raises(program.Problem, match="no-such-program is not on this host"):
         program.run_stages([["sh", "-c", "yes"], ["no-such-program"]])
@@ -340,7 +339,7 @@ def test_a_full_disk_ends_the_programs(tmp_path: Path) -> None:
     def sink(_chunk: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="No space left on device"):
         program.run_stages([["sh", "-c", "yes"]], sink=sink)
 
 
@@ -371,9 +370,10 @@ def test_a_missing_key_is_said(config: dict[str, t.Any]) -> None:
         pass
     for identity in ("", "/nowhere"):
         config["identity_file"] = identity
-        with pytest.raises(program.Problem, match="encrypted with age.*backup_identity_file"):
-            with program.decrypting(config, manifest(name_of(1), encryption="age")):
-                pass
+        stored = manifest(name_of(1), encryption="age")
+        said = r"encrypted with age.*backup_identity_file"
+        with pytest.raises(program.Problem, match=said), program.decrypting(config, stored):
+            pass
 
 
 def test_plain_text_does_not_reach_the_disk(config: dict[str, t.Any], tmp_path: Path, fake_age: Path) -> None:
@@ -383,9 +383,9 @@ def test_plain_text_does_not_reach_the_disk(config: dict[str, t.Any], tmp_path: 
     assert entry["name"] == "text.age" and entry["bytes"] == 7
     assert (tmp_path / "text.age").read_text() == "frperg\n"
     assert (tmp_path / "text.age").stat().st_mode & 0o777 == 0o600
-    with program.decrypting(config, manifest(name_of(1), encryption="age")) as decrypt:
-        with open(tmp_path / "text.age", "rb") as file:
-            assert program.output_of(decrypt, file) == b"secret\n"
+    stored = manifest(name_of(1), encryption="age")
+    with program.decrypting(config, stored) as decrypt, (tmp_path / "text.age").open("rb") as file:
+        assert program.output_of(decrypt, file) == b"secret\n"
     (fake_age.parent / "age-fails").touch()
     with program.encrypting(config) as (encrypt, suffix), pytest.raises(program.Problem, match="age failed"):
         program.store(str(tmp_path / "other.age"), [["echo", "secret"], *encrypt])
@@ -406,7 +406,7 @@ def test_gpg_with_a_real_key(config: dict[str, t.Any]) -> None:
             path = f"{home}/text{suffix}"
             program.store(path, [["echo", "secret"], *encrypt])
         assert b"secret" not in Path(path).read_bytes()
-        with program.decrypting(config, manifest(name_of(1), encryption="gpg")) as decrypt, open(path, "rb") as file:
+        with program.decrypting(config, manifest(name_of(1), encryption="gpg")) as decrypt, Path(path).open("rb") as file:
             assert program.output_of(decrypt, file) == b"secret\n"
 
 
@@ -423,7 +423,7 @@ class Server:
         self.docker.chmod(0o755)
 
     def sql(self, query: str, database: str = "postgres") -> str:
-        return program.sql({**program.DEFAULTS, "docker": str(self.docker)}, query, database)
+        return str(program.sql({**program.DEFAULTS, "docker": str(self.docker)}, query, database))
 
 
 @pytest.fixture(scope="module")
@@ -454,7 +454,10 @@ def live(server: Server, config: dict[str, t.Any]) -> t.Iterator[dict[str, t.Any
 
 
 def databases(server: Server) -> list[str]:
-    return json.loads(server.sql("SELECT jsonb_agg(datname ORDER BY datname) FROM pg_database WHERE NOT datistemplate"))
+    told: list[str] = json.loads(
+        server.sql("SELECT jsonb_agg(datname ORDER BY datname) FROM pg_database WHERE NOT datistemplate")
+    )
+    return told
 
 
 def command(live: dict[str, t.Any], *arguments: str) -> list[str]:
@@ -539,7 +542,7 @@ def test_rows_that_come_meanwhile_are_in_neither_count_nor_dump(server: Server, 
         found = program.describe(session)
         dump = program.output_of([program.dump_command(live, snapshot)])
     assert found["rows"]["public.evidence"] == 100
-    assert b"PGDMP" == dump[:5]
+    assert dump[:5] == b"PGDMP"
 
 
 def test_a_backup_that_was_changed_is_neither_proven_nor_restored(server: Server, live: dict[str, t.Any]) -> None:
@@ -635,12 +638,12 @@ def test_an_ended_take_leaves_nothing(server: Server, live: dict[str, t.Any]) ->
 def test_a_failed_copy_keeps_the_backup(server: Server, live: dict[str, t.Any]) -> None:
     code, taken, errors = run({**live, "copy_command": ["sh", "-c", "echo no way >&2; exit 7"]}, "take")
     assert (code, taken["copied"]) == (2, False) and "no way" in errors and "is kept" in errors
-    assert os.path.isdir(taken["directory"])
+    assert Path(taken["directory"]).is_dir()
     code, taken, _ = run({**live, "copy_command": ["cp", "-r", "-t", str(Path(live["directory"]).parent)]}, "take")
     assert (code, taken["copied"]) == (0, True)
     assert (Path(live["directory"]).parent / taken["backup"] / "manifest.json").is_file()
     _, listed, _ = run(live, "list")
-    assert [entry["backup"] for entry in listed["backups"]][0] == taken["backup"] and len(listed["backups"]) == 2
+    assert listed["backups"][0]["backup"] == taken["backup"] and len(listed["backups"]) == 2
     assert run({**live, "keep_last": 1, "keep_daily": 0, "keep_weekly": 0}, "prune")[1]["kept"] == [taken["backup"]]
 
 
@@ -659,7 +662,7 @@ def test_an_encrypted_backup_comes_back(server: Server, live: dict[str, t.Any], 
     assert code == 0 and taken["files"] == ["database.dump.gpg", "roles.sql.gpg"], errors
     code, _, errors = run(live, "prove")
     assert code == 1 and "no identity file is configured" in errors and errors.count("\n") == 1
-    assert not os.path.exists(os.path.join(taken["directory"], "proof.json"))
+    assert not Path(taken["directory"], "proof.json").exists()
     live["identity_file"] = str(tmp_path / "secret")
     code, proof, errors = run(live, "prove")
     assert code == 0 and proof["proven"], errors

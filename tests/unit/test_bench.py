@@ -8,13 +8,14 @@ import pathlib
 import shlex
 import threading
 import types
+import typing as t
 
 import pytest
 
 from ansible_collections.truthgraph.platform.benchmarks import rollout
 from ansible_collections.truthgraph.platform.benchmarks.rollout import BenchError, Row, Run, Service
 
-CONTAINER = {
+CONTAINER: dict[str, t.Any] = {
     "Config": {
         "Cmd": ["uvicorn", "truthgraph.main:app", "--port", "8000"],
         "Env": ["ML_SERVICE_URL=http://172.30.240.1:8102", "PYTHON_ENV=production"],
@@ -29,7 +30,7 @@ CONTAINER = {
 }
 
 
-def seen(*, old=None, new=None, failed=(0, 0)) -> dict:
+def seen(*, old: t.Any = None, new: t.Any = None, failed: tuple[int, int] = (0, 0)) -> dict[str, t.Any]:
     """A load's result as tests/load/client.py gives it, for two targets with the same times of releases."""
     releases = [
         {"release": name, "first": first, "last": last, "requests": 9}
@@ -95,7 +96,7 @@ def test_run_without_a_new_release_has_no_time_of_it() -> None:
         ({}, float("inf")),
     ],
 )
-def test_release_answers_once_no_other_does(times: dict, expected: float) -> None:
+def test_release_answers_once_no_other_does(times: dict[str, t.Any], expected: float) -> None:
     [target, _other] = seen(**times)["targets"].values()
     assert rollout.answering_since(target["releases"], "new") == expected
 
@@ -182,10 +183,11 @@ def test_programs_for_hosts_are_python() -> None:
 
 
 @pytest.fixture
-def api():
+def api() -> t.Iterator[t.Any]:
     """A server that says of itself which release it is, and how often it was asked."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        server: t.Any
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
@@ -200,7 +202,7 @@ def api():
         def log_message(self, *arguments: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server: t.Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     server.release = "b" * 12
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
@@ -211,10 +213,10 @@ def api():
     server.server_close()
 
 
-def test_stage_rollout(api, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+def test_stage_rollout(api: t.Any, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     monkeypatch.setattr(rollout, "LEAD", 0.2)
     monkeypatch.setattr(rollout, "TRAIL", 0.2)
-    bench = object.__new__(rollout.Bench)
+    bench: t.Any = object.__new__(rollout.Bench)
     bench.rows, bench.rounds = [], 1
     bench.releases = {name: name * 12 for name in "ab"}
     bench.trees = {name: tmp_path / name for name in ("a", "b", *rollout.BROKEN)}
@@ -227,7 +229,7 @@ def test_stage_rollout(api, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     bench.on = lambda script, seconds=0, member=None: ""
     done = []
 
-    def playbook(name, variables, cold=False, fails=""):
+    def playbook(name: str, variables: t.Any, cold: bool = False, fails: str = "") -> None:
         tree = pathlib.Path(variables.get("image_build_source", "")).name
         done.append((name, tree, cold, bool(fails), variables.get("release_standby")))
         if fails:

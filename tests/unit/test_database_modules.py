@@ -10,9 +10,9 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from test_backup_program import Server, config, databases, live, run, server
 
 from ansible_collections.truthgraph.platform.plugins.modules import database_rows
+from ansible_collections.truthgraph.platform.tests.unit.test_backup_program import Server, config, databases, live, run, server
 
 __all__ = ["config", "live", "server"]
 
@@ -35,7 +35,8 @@ def module(server: Server, name: str, **arguments: t.Any) -> dict[str, t.Any]:
         env={**os.environ, "PATH": f"{server.home}:{os.environ['PATH']}"},
         check=False,
     )
-    return json.loads(process.stdout)
+    told: dict[str, t.Any] = json.loads(process.stdout)
+    return told
 
 
 @pytest.fixture
@@ -53,8 +54,9 @@ def content(server: Server, database: str, **more: t.Any) -> dict[str, t.Any]:
 
 
 def test_the_same_is_the_same_in_any_order_and_with_any_settings(server: Server, two: tuple[str, str]) -> None:
-    server.sql("CREATE TABLE again AS TABLE other ORDER BY id DESC; ALTER DATABASE truthgraph_two SET timezone = 'Asia/Tokyo'", two[1])
-    server.sql("ALTER DATABASE truthgraph_two SET extra_float_digits = 0; ALTER DATABASE truthgraph_two SET bytea_output = 'escape'")
+    server.sql("CREATE TABLE again AS TABLE other ORDER BY id DESC", two[1])
+    for setting in ("timezone = 'Asia/Tokyo'", "extra_float_digits = 0", "bytea_output = 'escape'"):
+        server.sql(f"ALTER DATABASE truthgraph_two SET {setting}")
     first, second = content(server, two[0]), content(server, two[1])
     assert second["tables"].pop("public.again")["rows"] == 2
     assert first["tables"] == second["tables"]
@@ -98,7 +100,7 @@ def test_rows_come_back(server: Server, two: tuple[str, str], tmp_path: Path) ->
     path = str(tmp_path / "rows.sql")
     exported = module(server, "database_rows", database=new, path=path, tables=columns(server, new), state="exported")
     assert not exported.get("failed"), exported
-    assert os.stat(path).st_mode & 0o777 == 0o600
+    assert Path(path).stat().st_mode & 0o777 == 0o600
     imported = module(server, "database_rows", database=old, path=path, state="imported")
     assert imported["changed"] and imported["tables"]["public.evidence"] == {"removed": 2, "added": 2}, imported
     assert imported["tables"]["public.other"] == {"removed": 0, "added": 1}

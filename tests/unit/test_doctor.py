@@ -88,7 +88,7 @@ def doctor(directory: Path, *options: str) -> tuple[subprocess.CompletedProcess[
 def test_a_warning_passes_and_what_a_deploy_brings_is_no_finding(tmp_path: Path) -> None:
     # There is neither engine nor registry nor authority, which a deploy brings. A certificate ends tomorrow.
     inventory(tmp_path, {})
-    certificate, key = Authority().write(tmp_path / "etc/tls/egress", "here", use="client")
+    certificate, _key = Authority().write(tmp_path / "etc/tls/egress", "here", use="client")
     Path(certificate).rename(tmp_path / "etc/tls/egress/egress.crt")
     done, found = doctor(tmp_path)
     assert (done.returncode, found["errors"], found["warnings"]) == (0, 0, 1), done.stdout

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import typing as t
 
 import pytest
 
@@ -17,17 +18,17 @@ from ansible_collections.truthgraph.platform.benchmarks import embeddings
 from ansible_collections.truthgraph.platform.benchmarks.embeddings import SERVERS, BenchError, Point
 
 
-def point(rate: float, latencies=(0.010, 0.020, 0.030), others: float = 0.0) -> Point:
+def point(rate: float, latencies: t.Sequence[float] = (0.010, 0.020, 0.030), others: float = 0.0) -> Point:
     """What a round measured, with a rate that its latencies need not explain."""
     return Point(list(latencies), len(latencies) / rate, others)
 
 
-def points(**rates) -> dict:
+def points(**rates: t.Sequence[float]) -> embeddings.Points:
     """Two rounds of some servers, by the rates with 1, 8 and 32 clients."""
     return {
         (key, clients): [point(rate), point(rate * 1.1)]
         for key, values in rates.items()
-        for clients, rate in zip(embeddings.CONCURRENCY, values)
+        for clients, rate in zip(embeddings.CONCURRENCY, values, strict=True)
     }
 
 
@@ -59,10 +60,10 @@ def test_span_is_the_median_and_what_it_lies_between() -> None:
         ({"batching": (8, 30, 40), "single": (9, 9, 10), "infinity": (10, 20, 20)}, ("4.00, met", "2.00, not met")),
     ],
 )
-def test_bars(rates: dict, expected: tuple) -> None:
+def test_bars(rates: dict[str, t.Any], expected: tuple[t.Any, ...]) -> None:
     lines = embeddings.bars(points(**rates))
     assert len(lines) == 2
-    for line, end in zip(lines, expected):
+    for line, end in zip(lines, expected, strict=True):
         assert line.endswith(f"{end}."), line
 
 
@@ -113,10 +114,11 @@ def test_servers_differ_only_in_what_is_compared() -> None:
 
 
 @pytest.fixture
-def server():
+def server() -> t.Iterator[t.Any]:
     """A server that counts its connections and the requests that it works on at once."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        server: t.Any
         protocol_version = "HTTP/1.1"
 
         def setup(self) -> None:
@@ -140,7 +142,7 @@ def server():
         def log_message(self, *arguments: object) -> None:
             pass
 
-    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    made: t.Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     made.daemon_threads = True
     # A client that gives up is what one of the tests is about.
     made.handle_error = lambda *_arguments: None
@@ -157,7 +159,7 @@ def server():
 REQUESTS = [b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n" + letter for letter in (b"a", b"b", b"c")]
 
 
-def test_each_client_keeps_its_connection_and_has_one_request_on_its_way(server) -> None:
+def test_each_client_keeps_its_connection_and_has_one_request_on_its_way(server: t.Any) -> None:
     found = asyncio.run(embeddings.load(server.server_address[1], REQUESTS, 3, 0.5))
     assert (server.connections, server.most) == (3, 3)
     assert len(found.latencies) == len(server.seen) and 0.5 <= found.seconds < 1
@@ -165,12 +167,12 @@ def test_each_client_keeps_its_connection_and_has_one_request_on_its_way(server)
     assert min(found.latencies) >= 0.01 and 10 < found.rate <= 300
 
 
-def test_load_ends_by_its_number_of_requests_too(server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_ends_by_its_number_of_requests_too(server: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embeddings, "MOST_REQUESTS", 7)
     assert len(asyncio.run(embeddings.load(server.server_address[1], REQUESTS, 2, 30)).latencies) == 7
 
 
-def test_an_answer_that_is_no_vector_ends_the_measurement(server) -> None:
+def test_an_answer_that_is_no_vector_ends_the_measurement(server: t.Any) -> None:
     server.status = 503
     with pytest.raises(BenchError, match="503"):
         asyncio.run(embeddings.load(server.server_address[1], REQUESTS, 2, 1))
@@ -184,25 +186,25 @@ def test_what_others_disturbed_is_measured_again(monkeypatch: pytest.MonkeyPatch
     for _round in range(2):
         bench.quietest("batching", 8, os.getpid(), lambda: point(next(rates)))
     [one, other] = bench.points["batching", 8]
-    assert (one.others, one.rate) == (0.05, pytest.approx(11))
+    assert one.others == 0.05 and one.rate == pytest.approx(11)
     # It does not go on for ever, and then what is least wrong counts.
-    assert (other.others, other.rate) == (0.2, pytest.approx(14))
+    assert other.others == 0.2 and other.rate == pytest.approx(14)
 
 
 def test_another_model_is_found_out() -> None:
     bench = object.__new__(embeddings.Bench)
     bench.expected = [[1.0, 0.0]]
 
-    async def answer(reader, writer):
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         body = json.dumps({"embeddings": [[1.0, 0.1]]}).encode()
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
 
-    async def scenario():
+    async def scenario() -> None:
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
             await bench.compare(SERVERS["batching"], listening.sockets[0].getsockname()[1], REQUESTS)
 
-    with pytest.raises(BenchError, match="the cosine is 0.995037"):
+    with pytest.raises(BenchError, match=r"the cosine is 0.995037"):
         asyncio.run(scenario())
 
 
@@ -222,7 +224,7 @@ def test_others_are_who_is_neither_the_server_nor_this_program(monkeypatch: pyte
     machine, processes = iter((100.0, 110.0)), {7: iter((1.0, 5.0)), "self": iter((2.0, 4.0))}
     monkeypatch.setattr(embeddings, "machine_time", lambda: next(machine))
     monkeypatch.setattr(embeddings, "process_time", lambda pid: next(processes[pid]))
-    monkeypatch.setattr(embeddings.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
     meter = embeddings.Meter(7)
     meter.began -= 2
     # 10 s were computed, 4 of them by the server and 2 here, of 4 cores in 2 s.

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ class Host:
         self.state.update(changes)
         (self.path / "state.json").write_text(json.dumps(self.state), encoding="utf-8")
 
-    def run(self, program: Path, *arguments: str, status: int = 0, path: str = "") -> subprocess.CompletedProcess:
+    def run(self, program: Path, *arguments: str, status: int = 0, path: str = "") -> subprocess.CompletedProcess[str]:
         """Run a program, which is to end with a status."""
         environment = {
             "PATH": f"{path}:{os.environ['PATH']}",
@@ -73,6 +74,7 @@ class Host:
             capture_output=True,
             text=True,
             timeout=60,
+            check=False,
         )
         assert done.returncode == status, done.stdout + done.stderr
         return done
@@ -177,7 +179,7 @@ def test_memory_is_used_by_processes_that_hold_the_node_open(host: Host) -> None
     ]
     try:
         for holder in holders:
-            assert holder.stdout.readline() == "holds\n"
+            assert holder.stdout and holder.stdout.readline() == "holds\n"
         assert host.query("memory.used,memory.free") == [["3300", "21276"], ["600", "81320"]]
         answer = host.run(SMI, "--query-compute-apps=pid,used_memory,gpu_uuid", "--format=csv")
         assert answer.stdout.splitlines() == [
@@ -228,8 +230,8 @@ def test_nodes_follow_the_state(host: Host) -> None:
         pytest.skip("device nodes may not be made here")
     host.run(NODES)
     assert host.run(NODES, "--check").stderr == ""
-    assert os.stat(host.dev / "nvidia1").st_rdev == os.makedev(1, 7)
-    assert os.stat(host.dev / "nvidia1").st_mode == 0o20666
+    assert (host.dev / "nvidia1").stat().st_rdev == os.makedev(1, 7)
+    assert (host.dev / "nvidia1").stat().st_mode == 0o20666
     host.write(cards=host.state["cards"][:1])
     host.run(NODES, "--check", status=1)
     host.run(NODES)
@@ -240,7 +242,7 @@ def test_nodes_follow_the_state(host: Host) -> None:
 # nvidia-ctk and nvidia-container-cli
 
 
-def nodes_of(specification: dict) -> dict[str, list[str]]:
+def nodes_of(specification: dict[str, t.Any]) -> dict[str, list[str]]:
     return {
         device["name"]: [node["path"].removeprefix("/dev/") for node in device["containerEdits"]["deviceNodes"]]
         for device in specification["devices"]
@@ -314,7 +316,7 @@ def test_the_cli_names_driver_and_cards(host: Host) -> None:
 
 
 @pytest.fixture
-def runtime(host: Host):
+def runtime(host: Host) -> t.Callable[..., t.Any]:
     """Have a bundle created by the runtime, with a runc that only notes what it was called with; answer both."""
     bundle = host.path / "bundle"
     bundle.mkdir()
@@ -324,7 +326,7 @@ def runtime(host: Host):
     runc.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >"{host.path}/called"\nexit 3\n', encoding="utf-8")
     runc.chmod(0o755)
 
-    def create(*environment: str, verb: str = "create", status: int = 3, **config: object) -> tuple[dict, list[str]]:
+    def create(*environment: str, verb: str = "create", status: int = 3, **config: object) -> tuple[dict[str, t.Any], list[str]]:
         before = {
             "ociVersion": "1.2.0",
             "process": {"env": ["PATH=/usr/bin", *environment]},
@@ -358,7 +360,7 @@ def runtime(host: Host):
         (f"nvidia.com/gpu={SMALL}", ["nvidia0"]),
     ],
 )
-def test_a_container_gets_the_cards_that_it_asks_for(runtime, asked: str, nodes: list[str]) -> None:
+def test_a_container_gets_the_cards_that_it_asks_for(runtime: t.Callable[..., t.Any], asked: str, nodes: list[str]) -> None:
     config, paths = runtime("NVIDIA_VISIBLE_DEVICES=void", f"NVIDIA_VISIBLE_DEVICES={asked}")
     assert paths == [f"/dev/{node}" for node in ("nvidiactl", *nodes)]
     devices = config["linux"]["devices"]
@@ -376,26 +378,26 @@ def test_a_container_gets_the_cards_that_it_asks_for(runtime, asked: str, nodes:
 
 
 @pytest.mark.parametrize("asked", [[], ["void"], ["none"], [""]])
-def test_a_container_that_asks_for_nothing_gets_nothing(runtime, asked: list[str]) -> None:
+def test_a_container_that_asks_for_nothing_gets_nothing(runtime: t.Callable[..., t.Any], asked: list[str]) -> None:
     config, paths = runtime(*(f"NVIDIA_VISIBLE_DEVICES={name}" for name in asked))
     assert paths == [] and len(config["mounts"]) == 1
 
 
-def test_only_what_is_created_is_edited(runtime) -> None:
+def test_only_what_is_created_is_edited(runtime: t.Callable[..., t.Any]) -> None:
     assert runtime("NVIDIA_VISIBLE_DEVICES=all", verb="start")[1] == []
 
 
-def test_what_a_container_has_already_is_not_added_again(runtime) -> None:
+def test_what_a_container_has_already_is_not_added_again(runtime: t.Callable[..., t.Any]) -> None:
     device = {"path": "/dev/nvidia0", "type": "c", "major": 1, "minor": 7}
     config, paths = runtime("NVIDIA_VISIBLE_DEVICES=0", linux={"devices": [device], "resources": {"devices": None}})
     assert paths == ["/dev/nvidia0", "/dev/nvidiactl"] and config["linux"]["devices"][0] == device
 
 
-def test_an_unknown_card_is_refused_where_the_engine_reads_it(runtime) -> None:
+def test_an_unknown_card_is_refused_where_the_engine_reads_it(runtime: t.Callable[..., t.Any]) -> None:
     assert "unknown device: 7" in runtime("NVIDIA_VISIBLE_DEVICES=0,7", status=1)[1][0]
 
 
-def test_a_card_without_node_is_refused_with_the_way_out(host: Host, runtime) -> None:
+def test_a_card_without_node_is_refused_with_the_way_out(host: Host, runtime: t.Callable[..., t.Any]) -> None:
     (host.dev / "nvidia1").unlink()
     assert "nvidia-simulated.service" in runtime("NVIDIA_VISIBLE_DEVICES=all", status=1)[1][0]
 
@@ -454,7 +456,7 @@ def test_installed_programs_run_and_know_their_version(host: Host, packages: Pat
         f"NVIDIA Container Toolkit CLI version {version.removesuffix('-1')} (simulated)\n"
     )
     assert len(yaml.safe_load(host.run(root / "usr/bin/nvidia-ctk", "cdi", "generate").stdout)["devices"]) == 9
-    hook = subprocess.run([root / "usr/bin/nvidia-container-runtime-hook"], capture_output=True, text=True)
+    hook = subprocess.run([root / "usr/bin/nvidia-container-runtime-hook"], capture_output=True, text=True, check=False)
     assert hook.returncode == 1 and "simulated" in hook.stderr
     assert all(os.access(program, os.X_OK) for program in (root / "usr/bin").iterdir())
     texts = {path: path.read_text(encoding="utf-8") for path in root.rglob("*") if path.is_file()}

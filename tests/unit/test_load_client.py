@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ class Service:
     """A server in a thread. behave(connection) is called for each request and answers it, or does not."""
 
     def __init__(self, port: int = 0) -> None:
-        self.behave = Connection.answer
+        self.behave: t.Callable[[Connection], object] = Connection.answer
         self.release = "one"
         self.requests: list[tuple[str, str, bool]] = []
         self.opened = 0
@@ -39,7 +40,7 @@ class Service:
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
 
-    def soon(self, call) -> None:
+    def soon(self, call: t.Callable[[], object]) -> None:
         self.loop.call_soon_threadsafe(call)
 
     def drop_all(self) -> None:
@@ -65,12 +66,12 @@ class Connection(asyncio.Protocol):
         self.service = service
         self.place = 0
 
-    def connection_made(self, transport) -> None:
-        self.transport = transport
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = t.cast(asyncio.Transport, transport)
         self.service.opened += 1
         self.service.alive.add(self)
 
-    def connection_lost(self, error) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self.service.alive.discard(self)
 
     def data_received(self, data: bytes) -> None:
@@ -90,17 +91,17 @@ class Connection(asyncio.Protocol):
 
 
 @pytest.fixture
-def service():
+def service() -> t.Iterator[t.Any]:
     server = Service()
     yield server
     server.end()
 
 
-def seen_by(service: Service, requests: int, **more) -> dict:
+def seen_by(service: Service, requests: int, **more: t.Any) -> dict[str, t.Any]:
     """Put a load of so many requests on the service, from this process; return what the client saw of it."""
     plan = Load({"cpu1": service.url}, **{"rate": 300, "max_requests": requests, "max_seconds": 5, **more}).plan
 
-    async def work() -> dict:
+    async def work() -> dict[str, t.Any]:
         return await client.Client(plan, asyncio.get_running_loop()).work()
 
     result = asyncio.run(work())
@@ -254,7 +255,7 @@ def test_releases_with_their_times(service: Service) -> None:
     ],
     ids=["chunked", "empty-chunked", "empty", "closing", "longer-than-said"],
 )
-def test_ends_of_answers(service: Service, answer: dict, reused: bool) -> None:
+def test_ends_of_answers(service: Service, answer: dict[str, t.Any], reused: bool) -> None:
     service.behave = lambda connection: connection.answer(**answer)
     seen = seen_by(service, 40, weights=(1, 0, 0), timeout=0.5)
     assert (seen["methods"]["GET"]["good"], seen["methods"]["GET"]["failures"]) == (40, 0)
@@ -299,6 +300,7 @@ def test_no_http(service: Service) -> None:
 def test_falling_behind_is_said(service: Service, seconds: float, skips: bool) -> None:
     with Load({"cpu1": service.url}, rate=100) as load:
         time.sleep(0.1)
+        assert load._process
         load._process.send_signal(signal.SIGSTOP)
         time.sleep(seconds)
         before = len(service.requests)
@@ -334,6 +336,7 @@ print(load._process.pid, flush=True)
 time.sleep(30)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as test:
+        assert test.stdout
         pid = int(test.stdout.readline())
         time.sleep(0.1)
         test.kill()
@@ -349,6 +352,7 @@ def test_a_client_that_died_is_told() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         with Load({"cpu1": f"http://127.0.0.1:{nobody.getsockname()[1]}"}, rate=10) as load:
+            assert load._process
             os.kill(load._process.pid, signal.SIGKILL)
             with pytest.raises(RuntimeError, match="ended by itself with code -9"):
                 load.stop()
@@ -375,7 +379,9 @@ def test_from_the_command_line(service: Service, tmp_path: Path) -> None:
         (["--target", "cpu1=http://127.0.0.1", "--rate", "0"], "the rate is 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused(options: list[str], said: str, capsys, monkeypatch) -> None:
+def test_what_makes_no_sense_is_refused(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "argv", ["client.py", *options])
     with pytest.raises(SystemExit, match="2"):
         client.main()

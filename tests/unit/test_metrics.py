@@ -6,6 +6,7 @@ HAProxy and promtool are those of the machine; without them (Debian 13: haproxy,
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -29,8 +30,7 @@ ROLES = ROOT / "roles"
 RULES = ROLES / "metrics/files/rules.yml"
 ALERTS = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 PATH = f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin"
-HAPROXY, PROMTOOL, PROMETHEUS = (shutil.which(name, path=PATH) for name in ("haproxy", "promtool", "prometheus"))
-
+HAPROXY, PROMTOOL, PROMETHEUS = (shutil.which(name, path=PATH) or "" for name in ("haproxy", "promtool", "prometheus"))
 
 
 def version_of_haproxy() -> tuple[int, ...]:
@@ -103,7 +103,7 @@ def play(directory: Path, playbook: Path, options: t.Sequence[str] = (), **varia
 def render(directory: Path, **variables: t.Any) -> None:
     (directory / "render.yml").write_text(RENDER)
     shutil.copy(ROLES / "proxy/files/await_service.lua", directory)
-    own = "{{ %s[inventory_hostname] }}" % ADDRESSES
+    own = "{{ ADDRESSES[inventory_hostname] }}".replace("ADDRESSES", str(ADDRESSES))
     given = {
         "rendered": str(directory),
         "role_path": str(ROLES / "proxy"),
@@ -170,7 +170,7 @@ def get(url: str) -> tuple[int, str]:
 @contextlib.contextmanager
 def running(command: list[str], ready: t.Callable[[], bool], log: Path, **options: t.Any) -> t.Iterator[None]:
     """Run a program until the end of the block."""
-    with open(log, "wb") as file, subprocess.Popen(command, stdout=file, stderr=file, **options) as process:
+    with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file, **options) as process:
         try:
             deadline = time.monotonic() + 30
             while not ready():
@@ -214,7 +214,7 @@ def fleet(rendered: Path) -> t.Iterator[dict[str, str]]:
         for code, port, ends in ((API, 8000, (10,)), (ML, 8001, (20, 22))):
             for address in (f"{SUBNET}.{end}" for end in ends):
                 command, log = [sys.executable, "-c", code, address], rendered / f"{address}.log"
-                stack.enter_context(running(command, lambda: listens(address, port), log, env=environment))
+                stack.enter_context(running(command, functools.partial(listens, address, port), log, env=environment))
         for host, address in ADDRESSES.items():
             text = (rendered / f"{host}.cfg").read_text()
             # As whoever runs the test, and without what is at fixed places of a real host.
@@ -222,16 +222,16 @@ def fleet(rendered: Path) -> t.Iterator[dict[str, str]]:
             config = rendered / f"{host}.run.cfg"
             config.write_text(text)
             command, log = [HAPROXY, "-db", "-f", str(config)], rendered / f"{host}.log"
-            stack.enter_context(running(command, lambda: listens(address, 8405), log))
+            stack.enter_context(running(command, functools.partial(listens, address, 8405), log))
         urls = {host: f"http://{address}:8405/metrics" for host, address in ADDRESSES.items()}
         deadline = time.monotonic() + 20
         while any(get(url)[0] != 200 for url in (f"{urls['api1']}/api", f"{urls['gpu1']}/inference")):
             assert time.monotonic() < deadline
             time.sleep(0.2)
         # There is no database, so it is refused; and counted.
+        body = urllib.request.Request(f"http://{ADDRESSES['api1']}:8000/api/v1/verify", b'{"claim": "Paris"}')
+        body.add_header("Content-Type", "application/json")
         with pytest.raises(urllib.error.HTTPError, match="503"):
-            body = urllib.request.Request(f"http://{ADDRESSES['api1']}:8000/api/v1/verify", b'{"claim": "Paris"}')
-            body.add_header("Content-Type", "application/json")
             urllib.request.urlopen(body, timeout=10)
         yield urls
 
@@ -496,7 +496,8 @@ def samples(values: str, afterwards: str | None) -> str:
     if afterwards is None:
         return values
     start = re.split(r"[+x ]", values)[0]
-    step = (re.match(r"\d+\+(\d+)", values) or [0, "0"])[1] if " " not in values else "0"
+    grows = re.match(r"\d+\+(\d+)", values) if " " not in values else None
+    step = grows[1] if grows else "0"
     if afterwards.startswith("+"):
         reached = int(start) + 29 * int(step)
         return f"{start}+{step}x29 {reached + int(afterwards)}{afterwards}x60"
@@ -531,7 +532,7 @@ def have_promtool_test(tmp_path: Path, differing: dict[str, str], expected: dict
 
 @needs_promtool
 def test_no_alert_fires_in_a_healthy_fleet(tmp_path: Path) -> None:
-    have_promtool_test(tmp_path, {}, dict.fromkeys((5, 30, 60, 90), {}))
+    have_promtool_test(tmp_path, {}, {minute: {} for minute in (5, 30, 60, 90)})
 
 
 @needs_promtool

@@ -21,12 +21,12 @@ DIVIDED = {"index": 1, "uuid": "GPU-b", "mig": True, "mig_devices": [{"uuid": "M
 ALL = ["libnvidia-container-tools", "libnvidia-container1", "nvidia-container-toolkit", "nvidia-container-toolkit-base"]
 
 
-def play(directory: Path, document: dict[str, t.Any], *options: str) -> subprocess.CompletedProcess:
+def play(directory: Path, document: dict[str, t.Any], *options: str) -> subprocess.CompletedProcess[str]:
     """Run one play on this machine, without becoming anybody."""
     path = directory / "play.yml"
     path.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, **document}]), encoding="utf-8")
     return subprocess.run(
-        [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", "-c", "local", path, *options]
+        [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", "-c", "local", str(path), *options]
         + ["-e", json.dumps({"ansible_become": False, "ansible_python_interpreter": sys.executable})],
         cwd=directory,
         capture_output=True,
@@ -49,7 +49,7 @@ def before(**packages: str) -> dict[str, t.Any]:
     return {"__nvidia_container_toolkit_before_read": {"content": f"{{{{ {content!r} | b64encode }}}}"}}
 
 
-def listed(*devices: str, cards: list[dict] | None = None) -> dict[str, t.Any]:
+def listed(*devices: str, cards: list[dict[str, t.Any]] | None = None) -> dict[str, t.Any]:
     return {
         "__nvidia_container_toolkit_listed": {"stdout": "\n".join(f"nvidia.com/gpu={device}" for device in devices)},
         "__nvidia_container_toolkit_driver": {"cards": cards or [CARD]},
@@ -128,7 +128,8 @@ def concluded(tmp_path_factory: pytest.TempPathFactory) -> list[t.Any]:
     }
     process = play(directory, document)
     assert process.returncode == 0, process.stdout + process.stderr
-    return json.loads(answers.read_text(encoding="utf-8"))
+    told: list[t.Any] = json.loads(answers.read_text(encoding="utf-8"))
+    return told
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: f"{number}-{CASES[number][1]}")

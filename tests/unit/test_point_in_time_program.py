@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).resolve().parents[2] / "roles/backup/files/truthgraph-point-in-time"
-NOON = datetime.datetime(2026, 11, 27, 12, tzinfo=datetime.timezone.utc)
+NOON = datetime.datetime(2026, 11, 27, 12, tzinfo=datetime.UTC)
 
 
 def at(hour: float) -> datetime.datetime:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -168,7 +167,8 @@ class Lab:
         """The facts of the one report."""
         [path] = self.reports.glob("*.json")
         assert path.with_suffix(".html").stat().st_size > 5000
-        return json.loads(path.read_text())
+        told: dict[str, t.Any] = json.loads(path.read_text())
+        return told
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_a_rollback_knows_the_sizes_from_the_ledger(lab: Lab) -> None:
     plan = {**PLAN, "release": OLD, "record": {name: value for name, value in record(OLD).items() if name != "sizes"}}
     served = {"release": NEW, "images": record(NEW)["images"], "sizes": {}}
     returned = facts({"release_plan": plan, "release_earlier": served})
-    variables = {"states": known, "images": {}, "release_action": "rollback"}
+    variables: dict[str, t.Any] = {"states": known, "images": {}, "release_action": "rollback"}
     lab.play(returned, role("report_file", __release_result="stable"), **variables)
     core = lab.facts["images"][0]
     assert (lab.facts["action"], lab.facts["release"], lab.facts["earlier"]) == ("rollback", OLD, NEW)

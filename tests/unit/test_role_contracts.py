@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ REGISTRY_HOSTS = [
 each_role = pytest.mark.parametrize("role", ROLES, ids=lambda path: path.name)
 
 
-def document(path: Path) -> dict:
+def document(path: Path) -> dict[str, t.Any]:
     """The one document of a YAML file; none where there is no such file."""
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
 
@@ -44,8 +45,9 @@ def tracked_files() -> list[Path]:
     return [ROOT / name for name in answer.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
-def specifications(role: Path) -> dict:
-    return document(role / "meta" / "argument_specs.yml").get("argument_specs", {})
+def specifications(role: Path) -> dict[str, t.Any]:
+    told: dict[str, t.Any] = document(role / "meta" / "argument_specs.yml").get("argument_specs", {})
+    return told
 
 
 @each_role
@@ -83,9 +85,8 @@ def test_every_default_can_be_worked_out_where_it_is_an_option(role: Path) -> No
         options = specification.get("options", {})
         known = set(defaults) | {name for name, option in options.items() if option.get("required")}
         for name in set(options) & set(defaults):
-            for used in re.findall(rf"\b{role.name}_\w+", str(defaults[name])):
-                if used not in known:
-                    undefined.append(f"{entry_point}: {name} needs {used}")
+            used = re.findall(rf"\b{role.name}_\w+", str(defaults[name]))
+            undefined += [f"{entry_point}: {name} needs {one}" for one in used if one not in known]
     assert not undefined
 
 
@@ -113,7 +114,7 @@ def test_every_default_is_preceded_by_a_sentence(role: Path) -> None:
     for number, line in enumerate(lines):
         if not re.match(r"[a-z]\w*:", line):
             continue
-        comment = []
+        comment: list[str] = []
         while number and lines[number - 1].startswith("#"):
             number -= 1
             comment.insert(0, lines[number].lstrip("# "))
@@ -138,7 +139,7 @@ def test_variables_carry_the_name_of_their_role(role: Path) -> None:
 def test_facts_and_results_carry_the_name_of_their_role(role: Path) -> None:
     wanted = re.compile(rf"(__)?{role.name}_")
 
-    def tasks(node):
+    def tasks(node: t.Any) -> t.Iterator[dict[str, t.Any]]:
         for item in node or []:
             yield item
             for part in ("block", "rescue", "always"):

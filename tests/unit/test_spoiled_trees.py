@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.truthgraph.platform.molecule.shared import rollout
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import CHECKOUT
 
 WAYS = [
     function
@@ -29,7 +30,7 @@ def test_there_are_some() -> None:
 @pytest.mark.parametrize("spoil", WAYS, ids=lambda spoil: spoil.__name__)
 def test_it_changes_the_tree(spoil: t.Callable[[Path], None], tmp_path: Path) -> None:
     tree = tmp_path / "app"
-    shutil.copytree(rollout.CHECKOUT / "files" / "app", tree, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(CHECKOUT / "files" / "app", tree, ignore=shutil.ignore_patterns("__pycache__"))
     before = contents(tree)
     spoil(tree)
     assert contents(tree) != before

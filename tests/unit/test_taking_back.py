@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -43,12 +44,12 @@ SOME = """
 """
 INVENTORY = """
 all:
-  vars: {ansible_python_interpreter: "%s"}
+  vars: {ansible_python_interpreter: "PYTHON"}
   hosts:
     a: {ansible_connection: local}
     b: {ansible_connection: local}
     lost: {ansible_connection: ssh, ansible_host: 127.0.0.1, ansible_port: 1}
-""" % sys.executable
+""".replace("PYTHON", sys.executable)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ all:
     [({"failing": ["a"]}, {"a", "b", "lost"}), ({"reached": ["lost"]}, {"a", "b"})],
     ids=["a host fails", "a host cannot be reached"],
 )
-def test_every_host_that_can_be_reached_takes_back(tmp_path: Path, variables: dict, taken_back: set[str]) -> None:
+def test_every_host_that_can_be_reached_takes_back(tmp_path: Path, variables: dict[str, t.Any], taken_back: set[str]) -> None:
     for name, text in {"playbook.yml": PLAYBOOK, "some.yml": SOME, "inventory.yml": INVENTORY}.items():
         (tmp_path / name).write_text(text)
     done = subprocess.run(

@@ -1,5 +1,7 @@
 # A composition like the seed document's on cpu2, taken over by the fleet, whose Postgres is on cpu1, and given back.
 # Clients read and write at its port all through. Nothing is simulated. The tests build on each other, in this order.
+from __future__ import annotations
+
 import http.client
 import json
 import os
@@ -7,12 +9,13 @@ import re
 import signal
 import threading
 import time
+import typing as t
 import urllib.parse
 
 import pytest
 
 from ansible_collections.truthgraph.platform.molecule.shared import rollout
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import Playbook, play
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import Fleet, Host, Playbook, Run, play
 from ansible_collections.truthgraph.platform.molecule.shared.writer import Writer, psql, stored
 
 SEED = {"cpu2": "http://10.203.77.22:8000"}
@@ -25,11 +28,11 @@ POLICIES = {"truthgraph-api-core": "on-failure:7", "truthgraph-ml-inference": "n
 RECORD = "/var/lib/truthgraph/adoption.json"
 
 
-def plain(text):
+def plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def good(run):
+def good(run: Run) -> Run:
     assert run.code == 0, str(run)
     # The composition's password is in no output, whatever was read of its containers.
     assert SECRET not in run.output
@@ -37,28 +40,28 @@ def good(run):
 
 
 @pytest.fixture(scope="module")
-def cpu1(fleet):
+def cpu1(fleet: Fleet) -> Host:
     return fleet.hosts["cpu1"]
 
 
 @pytest.fixture(scope="module")
-def cpu2(fleet):
+def cpu2(fleet: Fleet) -> Host:
     return fleet.hosts["cpu2"]
 
 
-def seed_sql(cpu2, query):
+def seed_sql(cpu2: Host, query: str) -> str:
     return cpu2.run("docker", "exec", "truthgraph-postgres", "psql", "-XAtU", "truthgraph", "-c", query).strip()
 
 
-def seed_stored(cpu2, source):
+def seed_stored(cpu2: Host, source: str) -> set[str]:
     return set(seed_sql(cpu2, f"SELECT text FROM evidence WHERE source = '{source}'").splitlines())
 
 
-def databases(cpu1):
+def databases(cpu1: Host) -> set[str]:
     return set(psql(cpu1, "SELECT datname FROM pg_database WHERE NOT datistemplate", "postgres").split())
 
 
-def containers(cpu2):
+def containers(cpu2: Host) -> dict[str, tuple[str, str, str]]:
     names = cpu2.run("docker", "ps", "--all", "--filter", "label=com.docker.compose.project=truthgraph", "--format", "{{.Names}}")
     found = json.loads(cpu2.run("docker", "container", "inspect", *names.split()))
     return {
@@ -68,7 +71,7 @@ def containers(cpu2):
     }
 
 
-def serving(cpu2):
+def serving(cpu2: Host) -> str:
     """Who answers at the composition's port: the fleet says its release."""
     return "fleet" if rollout.header(SEED["cpu2"]) else "composition"
 
@@ -76,16 +79,17 @@ def serving(cpu2):
 class Reader:
     """Asks the composition's port for evidence, on a new connection each time, until it is stopped."""
 
-    def __init__(self):
-        self.failed, self.count, self.longest = [], 0, 0.0
+    def __init__(self) -> None:
+        self.failed: list[t.Any] = []
+        self.count, self.longest = 0, 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._read)
 
-    def _read(self):
+    def _read(self) -> None:
         parts = urllib.parse.urlsplit(SEED["cpu2"])
         while not self._over.is_set():
             began = time.monotonic()
-            connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
+            connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
             try:
                 body = json.dumps({"claim": "The Eiffel Tower stands in Paris."})
                 connection.request("POST", "/api/v1/verify", body, {"Content-Type": "application/json"})
@@ -101,16 +105,16 @@ class Reader:
             self.longest = max(self.longest, time.monotonic() - began)
             time.sleep(0.05)
 
-    def __enter__(self):
+    def __enter__(self) -> Reader:
         self._thread.start()
         return self
 
-    def __exit__(self, *_error):
+    def __exit__(self, *_error: object) -> None:
         self._over.set()
         self._thread.join()
 
 
-def check_clients(case, writer, reader):
+def check_clients(case: str, writer: Writer, reader: Reader) -> float:
     """No read failed, no connection broke, and writes were refused for as long as nobody may write and no longer."""
     refused = writer.failed
     longest = max([one.ended for one in refused], default=0) - min([one.began for one in refused], default=0)
@@ -123,12 +127,12 @@ def check_clients(case, writer, reader):
     return longest
 
 
-def refused_seconds(run):
-    return float(re.search(r"Writes were refused for ([\d.]+) s", plain(run.said))[1])
+def refused_seconds(run: Run) -> float:
+    return float(re.findall(r"Writes were refused for ([\d.]+) s", plain(run.said))[0])
 
 
 @pytest.fixture(scope="module", autouse=True)
-def composition(fleet, cpu1, cpu2):
+def composition(fleet: Fleet, cpu1: Host, cpu2: Host) -> t.Iterator[None]:
     good(play("deploy", BESIDE))
     before = databases(cpu1)
     try:
@@ -144,7 +148,7 @@ def composition(fleet, cpu1, cpu2):
 
 
 @pytest.fixture(scope="module")
-def first(composition, cpu2):
+def first(composition: None, cpu2: Host) -> Writer:
     """Rows that the composition has had since long."""
     with Writer(SEED) as writer:
         time.sleep(5)
@@ -152,7 +156,7 @@ def first(composition, cpu2):
     return writer
 
 
-def test_its_port_is_refused_by_a_deploy_that_says_the_way_out(cpu2):
+def test_its_port_is_refused_by_a_deploy_that_says_the_way_out(cpu2: Host) -> None:
     before = containers(cpu2)
     run = play("deploy", {})
     assert run.code != 0
@@ -162,23 +166,26 @@ def test_its_port_is_refused_by_a_deploy_that_says_the_way_out(cpu2):
     assert containers(cpu2) == before
 
 
-def test_without_confirmation_it_only_looks(cpu1, cpu2, first):
+def test_without_confirmation_it_only_looks(cpu1: Host, cpu2: Host, first: Writer) -> None:
     before = containers(cpu2), databases(cpu1), psql(cpu1, "SELECT count(*) FROM evidence")
     run = good(play("adopt", BESIDE))
     assert run.changed == {}, run.changed
     said = plain(run.said)
     assert "Nothing was changed." in said and "-e adopt_confirmed=true" in said, said
     assert re.search(r"writes are refused for about \d+ s", said), said
-    assert re.search(rf"public\.evidence +{len(first.acknowledged)} +{len(first.acknowledged)}$", run.said, re.MULTILINE), run.said
+    count = len(first.acknowledged)
+    assert re.search(rf"public\.evidence +{count} +{count}$", run.said, re.MULTILINE), run.said
     assert "huggingface-cache" in said and "Postgres 15." in said, said
     assert (containers(cpu2), databases(cpu1), psql(cpu1, "SELECT count(*) FROM evidence")) == before
     assert "adopt" not in cpu2.run("docker", "ps", "--all", "--format", "{{.Names}}")
     assert "adopt" not in cpu2.run("ls", "/var/lib/truthgraph", "/run") + cpu1.run("ls", "/var/lib/truthgraph")
 
 
-def test_vectors_of_another_model_are_refused(cpu1, cpu2):
-    turn = "UPDATE truthgraph_platform.embedding SET vector = (SELECT ('[' || string_agg((-x)::text, ',') || ']')::vector " \
-           "FROM unnest(vector::real[]) AS x)"
+def test_vectors_of_another_model_are_refused(cpu1: Host, cpu2: Host) -> None:
+    turn = (
+        "UPDATE truthgraph_platform.embedding SET vector = (SELECT ('[' || string_agg((-x)::text, ',') || ']')::vector "
+        "FROM unnest(vector::real[]) AS x)"
+    )
     psql(cpu1, turn)
     try:
         run = play("adopt", CONFIRMED)
@@ -188,7 +195,7 @@ def test_vectors_of_another_model_are_refused(cpu1, cpu2):
     assert serving(cpu2) == "composition"
 
 
-def test_what_is_not_healthy_is_refused(cpu2):
+def test_what_is_not_healthy_is_refused(cpu2: Host) -> None:
     cpu2.run("docker", "stop", "truthgraph-ml-inference")
     try:
         run = play("adopt", CONFIRMED)
@@ -203,7 +210,7 @@ def test_what_is_not_healthy_is_refused(cpu2):
         time.sleep(1)
 
 
-def readiness():
+def readiness() -> int:
     connection = http.client.HTTPConnection("10.203.77.22", 8000, timeout=10)
     try:
         connection.request("GET", "/ready")
@@ -214,7 +221,7 @@ def readiness():
         connection.close()
 
 
-def pause_at(running, task, timeout=300):
+def pause_at(running: Playbook, task: str, timeout: float = 300) -> None:
     """Wait until a task of the role begins, and stop the playbook there for the moment."""
     deadline = time.monotonic() + timeout
     while f'"name":"truthgraph.platform.adopt : {task}"' not in running.output:
@@ -224,7 +231,7 @@ def pause_at(running, task, timeout=300):
     os.kill(running.process.pid, signal.SIGSTOP)
 
 
-def test_what_does_not_come_back_whole_gives_all_back(cpu1, cpu2, first):
+def test_what_does_not_come_back_whole_gives_all_back(cpu1: Host, cpu2: Host, first: Writer) -> None:
     before = containers(cpu2), databases(cpu1)
     with Reader() as reader, Writer(SEED) as writer:
         with Playbook("adopt", CONFIRMED) as running:
@@ -241,7 +248,7 @@ def test_what_does_not_come_back_whole_gives_all_back(cpu1, cpu2, first):
     assert serving(cpu2) == "composition" and cpu1.look().lock is None
 
 
-def test_a_killed_run_is_undone_by_the_next(cpu1, cpu2):
+def test_a_killed_run_is_undone_by_the_next(cpu1: Host, cpu2: Host) -> None:
     before = containers(cpu2), databases(cpu1)
     with Playbook("adopt", CONFIRMED) as running:
         pause_at(running, "Bring its schema up to date")
@@ -260,7 +267,7 @@ def test_a_killed_run_is_undone_by_the_next(cpu1, cpu2):
     assert containers(cpu2) == before[0] and cpu1.look().lock is None
 
 
-def test_it_is_adopted_with_clients_at_work(cpu1, cpu2, first):
+def test_it_is_adopted_with_clients_at_work(cpu1: Host, cpu2: Host, first: Writer) -> None:
     with Reader() as reader, Writer(SEED) as writer:
         time.sleep(2)
         run = good(play("adopt", CONFIRMED))
@@ -274,14 +281,15 @@ def test_it_is_adopted_with_clients_at_work(cpu1, cpu2, first):
     assert {policy for _, _, policy in containers(cpu2).values()} == {"no:0"}
     assert "postgres-data" in cpu2.run("docker", "volume", "ls") and "huggingface-cache" in cpu2.run("docker", "volume", "ls")
     assert "truthgraph_adopt" not in cpu2.run("nft", "list", "tables")
-    assert re.search(r"kept as (truthgraph_before_adoption_\w+)\.", plain(run.said))[1] in databases(cpu1)
+    kept = re.search(r"kept as (truthgraph_before_adoption_\w+)\.", plain(run.said))
+    assert kept and kept[1] in databases(cpu1), run.said
     assert psql(cpu1, "SELECT count(*) FROM truthgraph_platform.embedding").strip() == "1"
     assert cpu1.look().lock is None
     again = good(play("adopt", CONFIRMED))
     assert again.changed == {} and "There is nothing to do" in plain(again.said), again.said
 
 
-def test_deploys_do_not_forget_its_port(cpu1, cpu2):
+def test_deploys_do_not_forget_its_port(cpu1: Host, cpu2: Host) -> None:
     with Reader() as reader, Writer(SEED) as writer:
         # As its operator does when all clients are to use the port everywhere; and back.
         good(play("deploy", {}))
@@ -292,7 +300,7 @@ def test_deploys_do_not_forget_its_port(cpu1, cpu2):
     assert writer.failed == [] and writer.lost(cpu1) == [] and serving(cpu2) == "fleet"
 
 
-def test_rows_that_cannot_come_back_are_refused(cpu1, cpu2):
+def test_rows_that_cannot_come_back_are_refused(cpu1: Host, cpu2: Host) -> None:
     psql(cpu1, "ALTER TABLE evidence ADD mood text DEFAULT 'good'")
     try:
         run = play("adopt", RETURN)
@@ -302,7 +310,7 @@ def test_rows_that_cannot_come_back_are_refused(cpu1, cpu2):
     assert "adopt_lose_rows=true" in run.last_words and serving(cpu2) == "fleet"
 
 
-def test_it_is_given_back_with_every_row(cpu1, cpu2, first):
+def test_it_is_given_back_with_every_row(cpu1: Host, cpu2: Host, first: Writer) -> None:
     with Reader() as reader, Writer(SEED) as writer:
         time.sleep(3)
         run = good(play("adopt", {**RETURN, "adopt_confirmed": False}))

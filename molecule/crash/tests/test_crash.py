@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, Playbook, header, play
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, Fleet, Playbook, Seen, UnderLoad, header, play
 
 # By step: on which hosts to look for what, in the expression the slot that is still idle; and what becomes of the release.
 STEPS = {
@@ -18,11 +18,11 @@ STEPS = {
 }
 
 
-def idle_slots(found):
+def idle_slots(found: dict[str, Seen]) -> dict[str, str]:
     return {name: found[name].other_slot for name in APIS}
 
 
-def nobody_probes():
+def nobody_probes() -> bool:
     # The killed run's own prober has seen that its owner is gone.
     deadline = time.monotonic() + 5
     while True:
@@ -53,7 +53,7 @@ def nobody_probes():
         ("rollback", "settle", "deploy"),
     ],
 )
-def test_killed(fleet, under_load, killed, step, following):
+def test_killed(fleet: Fleet, under_load: UnderLoad, killed: str, step: str, following: str) -> None:
     new = fleet.once("other")
     old = fleet.bring("reference")
     before = fleet.check_serves(old)
@@ -66,7 +66,7 @@ def test_killed(fleet, under_load, killed, step, following):
             running.kill()
             assert running.process.returncode == -9
         left = fleet.hosts["cpu1"].look()
-        assert left.lock["action"] == killed, "it has ended before it was killed"
+        assert left.lock and left.lock["action"] == killed, "it has ended before it was killed"
         assert {header(url) for url in APIS.values()} <= {old, new}
 
         run = play(following, fleet.tree("other") if following == "deploy" else {})
@@ -92,7 +92,7 @@ def test_killed(fleet, under_load, killed, step, following):
     assert nobody_probes()
 
 
-def test_docker_restarts_during_prepare(fleet, under_load):
+def test_docker_restarts_during_prepare(fleet: Fleet, under_load: UnderLoad) -> None:
     new = fleet.once("other")
     old = fleet.bring("reference")
     before = fleet.check_serves(old)
@@ -111,7 +111,7 @@ def test_docker_restarts_during_prepare(fleet, under_load):
         assert seen.releases(name) == [old, new], name
 
 
-def test_host_restarts_during_the_bake(fleet, under_load):
+def test_host_restarts_during_the_bake(fleet: Fleet, under_load: UnderLoad) -> None:
     new = fleet.once("other")
     old = fleet.bring("reference")
     before = fleet.check_serves(old)

@@ -6,13 +6,14 @@ import json
 import re
 import subprocess
 import time
+import typing as t
 import urllib.parse
 import uuid
 
 import pytest
 
 from ansible_collections.truthgraph.platform.molecule.shared import rollout
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, play
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, Fleet, Host, Run, play
 
 DIRECTORY = "/var/lib/truthgraph/backups"
 CONTAINER, VOLUME = "truthgraph-postgres", "truthgraph-postgres-data"
@@ -34,21 +35,21 @@ json.dump(manifest, open(sys.argv[1], "w"))
 """
 
 
-def plain(text):
+def plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def good(run):
+def good(run: Run) -> Run:
     assert run.code == 0, str(run)
     return run
 
 
 @pytest.fixture(scope="module")
-def cpu1(fleet):
+def cpu1(fleet: Fleet) -> Host:
     return fleet.hosts["cpu1"]
 
 
-def ask_program(cpu1, *arguments):
+def ask_program(cpu1: Host, *arguments: str) -> tuple[int, dict[str, t.Any], str]:
     done = subprocess.run(
         ["docker", "exec", cpu1.container, "truthgraph-backup", *arguments, "--json"],
         capture_output=True, text=True, timeout=300, check=False,
@@ -56,35 +57,35 @@ def ask_program(cpu1, *arguments):
     return done.returncode, json.loads(done.stdout or "{}"), done.stderr
 
 
-def take(cpu1):
+def take(cpu1: Host) -> dict[str, t.Any]:
     code, taken, errors = ask_program(cpu1, "take", "--reason", "a test", "--wait", "60")
     assert code == 0, errors
     return taken
 
 
-def sql(cpu1, query, database="truthgraph"):
+def sql(cpu1: Host, query: str, database: str = "truthgraph") -> str:
     options = ["--username=postgres", f"--dbname={database}", "--tuples-only", "--no-align", "--no-psqlrc", "--quiet"]
     return cpu1.run("docker", "exec", CONTAINER, "psql", *options, f"--command={query}").strip()
 
 
-def databases(cpu1):
+def databases(cpu1: Host) -> set[str]:
     return set(sql(cpu1, "SELECT datname FROM pg_database WHERE NOT datistemplate", "postgres").splitlines())
 
 
-def rows(cpu1, database="truthgraph"):
+def rows(cpu1: Host, database: str = "truthgraph") -> int:
     return int(sql(cpu1, "SELECT count(*) FROM evidence", database))
 
 
-def names(cpu1):
+def names(cpu1: Host) -> list[str]:
     return [name for name in cpu1.run("ls", DIRECTORY).split() if name != ".lock"]
 
 
-def store(text, patience=0):
+def store(text: str, patience: float = 0) -> str:
     # As a client does; until the API is there again, if that is to be waited for.
     parts = urllib.parse.urlsplit(APIS["cpu1"])
     deadline = time.monotonic() + patience
     while True:
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=20)
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
         try:
             headers = {"Content-Type": "application/json"}
             connection.request("POST", "/api/v1/evidence", json.dumps({"text": text}), headers)
@@ -95,23 +96,23 @@ def store(text, patience=0):
         finally:
             connection.close()
         if status == 201:
-            return json.loads(body)["id"]
+            return str(json.loads(body)["id"])
         assert time.monotonic() < deadline, f"{status} {body}"
         time.sleep(0.5)
 
 
-def store_some(number):
+def store_some(number: int) -> dict[str, str]:
     return {text: store(text) for text in (f"Evidence {uuid.uuid4()} of a test." for _ in range(number))}
 
 
-def drop_kept(cpu1):
+def drop_kept(cpu1: Host) -> None:
     for name in databases(cpu1):
         if re.match("truthgraph_before_", name):
             sql(cpu1, f'DROP DATABASE "{name}"', "postgres")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def installed(fleet, cpu1):
+def installed(fleet: Fleet, cpu1: Host) -> t.Iterator[None]:
     fleet.bring("reference")
     good(play("backup"))
     yield
@@ -121,12 +122,12 @@ def installed(fleet, cpu1):
     good(play("backup"))
 
 
-def test_a_backup_is_taken_proven_and_shown(cpu1):
+def test_a_backup_is_taken_proven_and_shown(cpu1: Host) -> None:
     acknowledged = store_some(10)
     run = good(play("backup"))
     # The backup itself, and nothing else on a host that is as the role left it.
     assert run.changed == {"cpu1": 1}, run.changed
-    newest = sorted(names(cpu1))[-1]
+    newest = max(names(cpu1))
     assert re.search(rf"^{newest} .* by a playbook$", run.said, re.MULTILINE), run.said
     proof = json.loads(cpu1.run("cat", f"{DIRECTORY}/{newest}/proof.json"))
     manifest = json.loads(cpu1.run("cat", f"{DIRECTORY}/{newest}/manifest.json"))
@@ -137,19 +138,19 @@ def test_a_backup_is_taken_proven_and_shown(cpu1):
     assert databases(cpu1) == {"postgres", "truthgraph"}
 
 
-def test_check_mode_takes_nothing(cpu1):
+def test_check_mode_takes_nothing(cpu1: Host) -> None:
     before = names(cpu1)
     run = good(play("backup", {}, "--check"))
     assert run.changed == {} and names(cpu1) == before
 
 
-def test_timers_are_enabled_and_their_services_work(cpu1):
+def test_timers_are_enabled_and_their_services_work(cpu1: Host) -> None:
     for timer in TIMERS:
         assert cpu1.run("systemctl", "is-enabled", timer).strip() == "enabled"
         assert cpu1.run("systemctl", "is-active", timer).strip() == "active"
     before = set(names(cpu1))
     cpu1.run("systemctl", "start", "truthgraph-backup.service")
-    newest = sorted(names(cpu1))[-1]
+    newest = max(names(cpu1))
     assert newest not in before
     cpu1.run("systemctl", "start", "truthgraph-backup-prove.service")
     _, listed, _ = ask_program(cpu1, "list")
@@ -157,7 +158,7 @@ def test_timers_are_enabled_and_their_services_work(cpu1):
     assert entry["proven"] and entry["reason"] == "schedule", entry
 
 
-def test_two_at_once_wait_for_each_other(cpu1):
+def test_two_at_once_wait_for_each_other(cpu1: Host) -> None:
     command = ["docker", "exec", cpu1.container, "truthgraph-backup", "take", "--json", "--wait", "120"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     taken = [json.loads(process.communicate(timeout=300)[0])["backup"] for process in both]
@@ -172,7 +173,7 @@ def test_two_at_once_wait_for_each_other(cpu1):
     assert code == 1 and "is at work on the backups" in errors and "--wait" in errors, errors
 
 
-def test_a_backup_with_one_byte_changed_is_refused(cpu1):
+def test_a_backup_with_one_byte_changed_is_refused(cpu1: Host) -> None:
     taken = take(cpu1)
     before = rows(cpu1)
     try:
@@ -187,7 +188,7 @@ def test_a_backup_with_one_byte_changed_is_refused(cpu1):
     assert cpu1.look().lock is None
 
 
-def test_a_restore_says_what_it_loses_and_keeps_it(cpu1):
+def test_a_restore_says_what_it_loses_and_keeps_it(cpu1: Host) -> None:
     taken = take(cpu1)
     later = store_some(3)
     before = rows(cpu1)
@@ -214,7 +215,7 @@ def test_a_restore_says_what_it_loses_and_keeps_it(cpu1):
     drop_kept(cpu1)
 
 
-def test_a_lock_of_another_run_is_respected(fleet, cpu1):
+def test_a_lock_of_another_run_is_respected(fleet: Fleet, cpu1: Host) -> None:
     owner = {"who": "somebody@elsewhere", "machine": "m", "boot": "b", "pid": 1, "started": 1}
     lock = {"owner": owner, "action": "deploy", "fence": int(cpu1.look().fence or 1), "since": time.time(),
             "expires": time.time() + 300}
@@ -231,7 +232,7 @@ def test_a_lock_of_another_run_is_respected(fleet, cpu1):
 
 
 @contextlib.contextmanager
-def small_disk(cpu1, size):
+def small_disk(cpu1: Host, size: str) -> t.Iterator[None]:
     cpu1.run("mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", DIRECTORY)
     try:
         yield
@@ -239,7 +240,7 @@ def small_disk(cpu1, size):
         cpu1.run("umount", DIRECTORY)
 
 
-def test_too_little_room_is_said_beforehand(cpu1):
+def test_too_little_room_is_said_beforehand(cpu1: Host) -> None:
     with small_disk(cpu1, "1m"):
         run = play("backup")
         assert run.code != 0, str(run)
@@ -248,7 +249,7 @@ def test_too_little_room_is_said_beforehand(cpu1):
         assert names(cpu1) == []
 
 
-def test_a_disk_that_becomes_full_leaves_nothing(cpu1):
+def test_a_disk_that_becomes_full_leaves_nothing(cpu1: Host) -> None:
     assert rows(cpu1) >= 10
     taken = take(cpu1)
     manifest = cpu1.run("cat", f"{taken['directory']}/manifest.json")
@@ -265,7 +266,7 @@ def test_a_disk_that_becomes_full_leaves_nothing(cpu1):
     assert taken["backup"] in names(cpu1)
 
 
-def test_an_encrypted_backup_is_proven_with_its_key_only(cpu1):
+def test_an_encrypted_backup_is_proven_with_its_key_only(cpu1: Host) -> None:
     key = "/root/test-backup-key"
     cpu1.run("apt-get", "-q", "update", timeout=300)
     cpu1.run("apt-get", "-qy", "--no-install-recommends", "install", "age", timeout=300)
@@ -274,7 +275,7 @@ def test_an_encrypted_backup_is_proven_with_its_key_only(cpu1):
         recipient = cpu1.run("age-keygen", "-y", key).strip()
         encrypted = {"backup_encryption": "age", "backup_recipients": [recipient]}
         run = good(play("backup", encrypted))
-        newest = sorted(names(cpu1))[-1]
+        newest = max(names(cpu1))
         assert "was not proven" in plain(run.said), run.said
         # The timer that would fail every week is gone.
         assert "truthgraph-backup-prove.timer" not in cpu1.run("systemctl", "list-timers", "--all", "--no-pager")
@@ -282,14 +283,14 @@ def test_an_encrypted_backup_is_proven_with_its_key_only(cpu1):
         code, _, errors = ask_program(cpu1, "prove", newest)
         assert code == 1 and "backup_identity_file" in errors, errors
         good(play("backup", {**encrypted, "backup_identity_file": key}))
-        newest = sorted(names(cpu1))[-1]
+        newest = max(names(cpu1))
         assert json.loads(cpu1.run("cat", f"{DIRECTORY}/{newest}/proof.json"))["proven"]
     finally:
         cpu1.run("rm", "-f", key)
         good(play("backup"))
 
 
-def test_before_a_migration_a_backup_is_taken_and_proven(fleet, cpu1):
+def test_before_a_migration_a_backup_is_taken_and_proven(fleet: Fleet, cpu1: Host) -> None:
     tree = fleet.tree("migration-fails", rollout.migration_fails)
     old, before = fleet.release, names(cpu1)
     run = play("deploy", tree)
@@ -307,11 +308,11 @@ def test_before_a_migration_a_backup_is_taken_and_proven(fleet, cpu1):
 
 
 # Last, since it takes the data away.
-def test_a_lost_volume_comes_back(fleet, cpu1):
+def test_a_lost_volume_comes_back(fleet: Fleet, cpu1: Host) -> None:
     acknowledged = store_some(5)
     before = rows(cpu1)
     run = good(play("backup"))
-    newest = sorted(names(cpu1))[-1]
+    newest = max(names(cpu1))
     assert newest in run.said
 
     cpu1.run("docker", "rm", "--force", CONTAINER)

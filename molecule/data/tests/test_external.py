@@ -1,15 +1,18 @@
 # A database that is not the fleet's own: here the lab's Postgres, of which this inventory knows the address only.
+import typing as t
+
 from ansible_collections.truthgraph.platform.molecule.shared import rollout
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import CHECKOUT, play
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import CHECKOUT
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import Fleet, Run, UnderLoad, play
 
 EXTERNAL = CHECKOUT / "molecule" / "data" / "external" / "hosts.yml"
 
 
-def external(variables, name="deploy"):
+def external(variables: dict[str, t.Any], name: str = "deploy") -> Run:
     return play(name, variables, inventory=EXTERNAL)
 
 
-def test_a_fleet_without_a_database_of_its_own(fleet, under_load):
+def test_a_fleet_without_a_database_of_its_own(fleet: Fleet, under_load: UnderLoad) -> None:
     release = fleet.bring("reference")
     cpu1 = fleet.hosts["cpu1"]
     started = cpu1.run("docker", "inspect", "--format", "{{.State.StartedAt}}", "truthgraph-postgres")
@@ -30,6 +33,6 @@ def test_a_fleet_without_a_database_of_its_own(fleet, under_load):
         assert run.code == 0, str(run)
 
 
-def test_without_any_database_it_says_what_to_set(fleet):
+def test_without_any_database_it_says_what_to_set(fleet: Fleet) -> None:
     run = external({**fleet.tree("reference"), "fleet_database_host": ""})
     assert run.code != 0 and "set fleet_database_host" in run.last_words, str(run)

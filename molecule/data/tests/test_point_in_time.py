@@ -36,7 +36,8 @@ def plain(text: str) -> str:
 
 
 def moments(cpu1: Host) -> dict[str, t.Any]:
-    return json.loads(cpu1.run("truthgraph-point-in-time", "list", "--json"))
+    listed: dict[str, t.Any] = json.loads(cpu1.run("truthgraph-point-in-time", "list", "--json"))
+    return listed
 
 
 def now(cpu1: Host) -> str:
@@ -55,7 +56,8 @@ def drop_kept(cpu1: Host) -> None:
 
 
 def no_slot_no_role(cpu1: Host) -> bool:
-    return psql(cpu1, f"SELECT slot_name FROM pg_replication_slots UNION SELECT rolname FROM pg_roles WHERE rolname = '{ROLE}'") == ""
+    roles = f"SELECT rolname FROM pg_roles WHERE rolname = '{ROLE}'"
+    return psql(cpu1, f"SELECT slot_name FROM pg_replication_slots UNION {roles}") == ""
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +173,7 @@ def test_after_a_disaster_any_moment_comes_back(cpu1: Host) -> None:
     ("moment", "words"),
     [
         ("2020-01-01 00:00:00+00", "cannot be recovered. Possible is every moment from"),
-        ((datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)).isoformat(" "), "is in the future"),
+        ((datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)).isoformat(" "), "is in the future"),
         ("2026-11-27 10:15:00", "in which time zone"),
         ("yesterday", "is no time"),
     ],
@@ -212,7 +214,8 @@ def test_turned_off_it_leaves_nothing_but_what_was_kept(cpu1: Host, fleet: Fleet
     assert no_slot_no_role(cpu1)
     assert psql(cpu1, "SHOW max_slot_wal_keep_size").strip() == "-1"
     assert psql(cpu1, f"SELECT count(*) FROM pg_hba_file_rules WHERE '{ROLE}' = ANY (user_name)").strip() == "0"
-    units = cpu1.run("systemctl", "list-unit-files", "--no-legend", "truthgraph-barman*", "truthgraph-point-in-time*", check=False)
+    patterns = ("truthgraph-barman*", "truthgraph-point-in-time*")
+    units = cpu1.run("systemctl", "list-unit-files", "--no-legend", *patterns, check=False)
     assert units == "" and cpu1.run("sh", "-c", f"ls {PASSFILE} 2>/dev/null || true") == ""
     assert cpu1.run("ls", f"{chain['chain']}/base").split(), "the base backups are gone"
     run = play("restore", {"restore_to": "latest"})

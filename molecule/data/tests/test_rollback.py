@@ -5,11 +5,12 @@ import json
 import re
 import subprocess
 import time
+import typing as t
 
 import pytest
 
 from ansible_collections.truthgraph.platform.molecule.shared import rollout
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import Playbook, play
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import Fleet, Host, Playbook, Run, play
 from ansible_collections.truthgraph.platform.molecule.shared.writer import Writer, psql, stored
 
 BEFORE, AFTER = "0001", "0002"
@@ -18,44 +19,44 @@ ADVISORY_LOCK = 8317604429150761
 SOMEBODY = "a_test_that_has_the_lock"
 
 
-def plain(text):
+def plain(text: str) -> str:
     return " ".join(text.split())
 
 
 @pytest.fixture(scope="module")
-def cpu1(fleet):
+def cpu1(fleet: Fleet) -> Host:
     return fleet.hosts["cpu1"]
 
 
-def revision(cpu1, database="truthgraph"):
+def revision(cpu1: Host, database: str = "truthgraph") -> str:
     return psql(cpu1, "SELECT version_num FROM alembic_version", database).strip()
 
 
-def count(cpu1, what="*", database="truthgraph"):
+def count(cpu1: Host, what: str = "*", database: str = "truthgraph") -> int:
     return int(psql(cpu1, f"SELECT count({what}) FROM evidence", database))
 
 
-def databases(cpu1):
+def databases(cpu1: Host) -> set[str]:
     return set(psql(cpu1, "SELECT datname FROM pg_database WHERE NOT datistemplate", "postgres").split())
 
 
-def entries(cpu1, event):
+def entries(cpu1: Host, event: str) -> list[dict[str, t.Any]]:
     return [entry for entry in cpu1.look().journal if entry["event"] == event]
 
 
-def good(run):
+def good(run: Run) -> Run:
     assert run.code == 0, str(run)
     return run
 
 
-def refused(run, *words):
+def refused(run: Run, *words: str) -> None:
     assert run.code != 0, str(run)
     for one in words:
         assert re.search(one, run.last_words), f"{one}\n{run}"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def as_it_was(fleet, cpu1):
+def as_it_was(fleet: Fleet, cpu1: Host) -> t.Iterator[None]:
     # The images are built before the first test; each begins with the reference release and its schema.
     for name, change in (("adds-a-note", rollout.adds_a_note), ("takes-a-column-away", rollout.takes_a_column_away),
                          ("cannot-be-taken-back", rollout.cannot_be_taken_back)):
@@ -72,14 +73,14 @@ def as_it_was(fleet, cpu1):
 
 
 @pytest.fixture
-def writer(cpu1):
+def writer(cpu1: Host) -> t.Iterator[Writer]:
     with Writer() as writing:
         time.sleep(1)
         yield writing
     writing.forget(cpu1)
 
 
-def settled(writer, cpu1):
+def settled(writer: Writer, cpu1: Host) -> None:
     # Some more rows afterwards; then nobody has seen a failure, and everything is there.
     time.sleep(1)
     assert len(writer.acknowledged) > 50
@@ -87,14 +88,14 @@ def settled(writer, cpu1):
     assert writer.lost(cpu1) == []
 
 
-def unchanged(fleet, cpu1, release, there):
+def unchanged(fleet: Fleet, cpu1: Host, release: str, there: str) -> None:
     fleet.check_serves(release)
     assert revision(cpu1) == there
     assert "truthgraph_rehearsal" not in databases(cpu1)
 
 
 @contextlib.contextmanager
-def session(cpu1, sql, name=SOMEBODY):
+def session(cpu1: Host, sql: str, name: str = SOMEBODY) -> t.Iterator[None]:
     # A session of the application's role that does something for as long as it is wanted.
     command = ["docker", "exec", "-e", f"PGAPPNAME={name}", "truthgraph-postgres", "psql", "-XqU", "postgres", "-d", "truthgraph"]
     statements = f"SET ROLE truthgraph; {sql}; SELECT pg_sleep(300)"
@@ -107,7 +108,7 @@ def session(cpu1, sql, name=SOMEBODY):
         running.wait(30)
 
 
-def test_a_statement_that_takes_too_long_changes_nothing(fleet, cpu1, writer):
+def test_a_statement_that_takes_too_long_changes_nothing(fleet: Fleet, cpu1: Host, writer: Writer) -> None:
     old = fleet.release
     run = play("deploy", {**fleet.tree("adds-a-note"), "api_migrate_statement_timeout": "1s"})
     refused(run, r"more than 1s \(api_migrate_statement_timeout\)", "No request went to the new release")
@@ -116,7 +117,7 @@ def test_a_statement_that_takes_too_long_changes_nothing(fleet, cpu1, writer):
     settled(writer, cpu1)
 
 
-def test_a_migration_that_waits_for_a_lock_gives_up(fleet, cpu1, writer):
+def test_a_migration_that_waits_for_a_lock_gives_up(fleet: Fleet, cpu1: Host, writer: Writer) -> None:
     old = fleet.release
     with session(cpu1, "BEGIN; LOCK TABLE evidence IN ACCESS SHARE MODE"):
         run = play("deploy", {**fleet.tree("adds-a-note"), "api_migrate_lock_timeout": "1s"})
@@ -125,7 +126,7 @@ def test_a_migration_that_waits_for_a_lock_gives_up(fleet, cpu1, writer):
     settled(writer, cpu1)
 
 
-def test_who_else_works_on_the_schema_is_said(fleet, cpu1):
+def test_who_else_works_on_the_schema_is_said(fleet: Fleet, cpu1: Host) -> None:
     old = fleet.release
     with session(cpu1, f"SELECT pg_advisory_lock({ADVISORY_LOCK})"):
         run = play("deploy", {**fleet.tree("adds-a-note"), "api_migrate_wait": 1})
@@ -133,7 +134,7 @@ def test_who_else_works_on_the_schema_is_said(fleet, cpu1):
     unchanged(fleet, cpu1, old, BEFORE)
 
 
-def test_keep_leaves_the_schema_and_every_row(fleet, cpu1, writer):
+def test_keep_leaves_the_schema_and_every_row(fleet: Fleet, cpu1: Host, writer: Writer) -> None:
     old = fleet.release
     good(fleet.deploy("adds-a-note"))
     time.sleep(1)
@@ -144,7 +145,7 @@ def test_keep_leaves_the_schema_and_every_row(fleet, cpu1, writer):
     settled(writer, cpu1)
 
 
-def test_two_migrations_at_once_take_turns(fleet, cpu1):
+def test_two_migrations_at_once_take_turns(fleet: Fleet, cpu1: Host) -> None:
     # After the test before, the reference release serves and can live with either schema.
     [image] = {one["images"]["core"] for one in cpu1.look().records.values() if AFTER in one["schema"].get("known", ())}
     back = {"image": image, "api_migrate_action": "downgrade", "api_migrate_keep": [BEFORE]}
@@ -156,7 +157,7 @@ def test_two_migrations_at_once_take_turns(fleet, cpu1):
     assert revision(cpu1) == AFTER
 
 
-def test_downgrade_says_what_goes_and_loses_no_row(fleet, cpu1, writer):
+def test_downgrade_says_what_goes_and_loses_no_row(fleet: Fleet, cpu1: Host, writer: Writer) -> None:
     old, new = fleet.release, fleet.bring("adds-a-note")
     time.sleep(1)
     run = play("rollback", {"release": old, "rollback_data": "downgrade"})
@@ -179,7 +180,7 @@ def test_downgrade_says_what_goes_and_loses_no_row(fleet, cpu1, writer):
     unchanged(fleet, cpu1, old, BEFORE)
 
 
-def test_restore_loses_what_it_has_said_and_keeps_it(fleet, cpu1, writer):
+def test_restore_loses_what_it_has_said_and_keeps_it(fleet: Fleet, cpu1: Host, writer: Writer) -> None:
     old = fleet.release
     good(fleet.deploy("adds-a-note"))
     new = fleet.release
@@ -198,7 +199,8 @@ def test_restore_loses_what_it_has_said_and_keeps_it(fleet, cpu1, writer):
     [kept] = [name for name in databases(cpu1) if name.startswith("truthgraph_before_")]
     unchanged(fleet, cpu1, old, BEFORE)
     # What is not in the one is in the other, and it is as much as was said.
-    now, then = stored(cpu1, writer.source), set(psql(cpu1, f"SELECT text FROM evidence WHERE source = '{writer.source}'", kept).splitlines())
+    query = f"SELECT text FROM evidence WHERE source = '{writer.source}'"
+    now, then = stored(cpu1, writer.source), set(psql(cpu1, query, kept).splitlines())
     assert set(writer.acknowledged) <= now | then
     announced = count(cpu1, database=kept) - taken["rows"]["public.evidence"]
     entry = entries(cpu1, "restore")[-1]
@@ -211,7 +213,7 @@ def test_restore_loses_what_it_has_said_and_keeps_it(fleet, cpu1, writer):
     psql(cpu1, f'DROP DATABASE "{kept}"', "postgres")
 
 
-def test_a_contraction_is_kept_from_earlier_releases_and_taken_back_before(fleet, cpu1, writer):
+def test_a_contraction_is_kept_from_earlier_releases_and_taken_back_before(fleet: Fleet, cpu1: Host, writer: Writer) -> None:
     old = fleet.release
     good(fleet.deploy("takes-a-column-away"))
     new = fleet.release
@@ -227,7 +229,7 @@ def test_a_contraction_is_kept_from_earlier_releases_and_taken_back_before(fleet
     settled(writer, cpu1)
 
 
-def test_a_failure_after_the_data_was_changed_brings_it_back(fleet, cpu1):
+def test_a_failure_after_the_data_was_changed_brings_it_back(fleet: Fleet, cpu1: Host) -> None:
     old = fleet.release
     good(fleet.deploy("takes-a-column-away"))
     new = fleet.release
@@ -247,12 +249,13 @@ def test_a_failure_after_the_data_was_changed_brings_it_back(fleet, cpu1):
     unchanged(fleet, cpu1, old, BEFORE)
 
 
-def test_what_cannot_be_taken_back_is_refused(fleet, cpu1, writer):
+def test_what_cannot_be_taken_back_is_refused(fleet: Fleet, cpu1: Host, writer: Writer) -> None:
     old = fleet.release
     good(fleet.deploy("cannot-be-taken-back"))
     new = fleet.release
     before = cpu1.run("ls", "/var/lib/truthgraph/backups")
-    refused(play("rollback", {"release": old, "rollback_data": "downgrade"}), "0002 cannot be taken back", "rollback_data=restore")
+    run = play("rollback", {"release": old, "rollback_data": "downgrade"})
+    refused(run, "0002 cannot be taken back", "rollback_data=restore")
     unchanged(fleet, cpu1, new, AFTER)
     assert cpu1.run("ls", "/var/lib/truthgraph/backups") == before
     settled(writer, cpu1)

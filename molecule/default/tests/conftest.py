@@ -1,11 +1,13 @@
 # Fixtures for tests of the deployed fleet. A test that asks for `api`, `inference` ... runs once for each host of the group.
 import pytest
+import testinfra.host
 
 pytest.register_assert_rewrite("ansible_collections.truthgraph.platform.molecule.shared.image_checks")
 
 from ansible_collections.truthgraph.platform.molecule.shared.fleet import LAB, Fleet
 from ansible_collections.truthgraph.platform.molecule.shared.image_checks import ca, deployed, secrets  # noqa: F401
 
+FLEET = pytest.StashKey[Fleet]()
 GROUPS = {
     "member": "truthgraph",
     "builder": "truthgraph_build",
@@ -16,13 +18,13 @@ GROUPS = {
 }
 
 
-def fleet_of(config):
-    if not hasattr(config, "truthgraph_fleet"):
-        config.truthgraph_fleet = Fleet(config.getoption("ansible_inventory") or LAB)
-    return config.truthgraph_fleet
+def fleet_of(config: pytest.Config) -> Fleet:
+    if FLEET not in config.stash:
+        config.stash[FLEET] = Fleet(config.getoption("ansible_inventory") or LAB)
+    return config.stash[FLEET]
 
 
-def pytest_generate_tests(metafunc):
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name in metafunc.fixturenames:
         if name in GROUPS:
             members = fleet_of(metafunc.config).of_group(GROUPS[name])
@@ -30,10 +32,10 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture(scope="session")
-def fleet(pytestconfig):
+def fleet(pytestconfig: pytest.Config) -> Fleet:
     return fleet_of(pytestconfig)
 
 
 @pytest.fixture(scope="session")
-def control(fleet):
+def control(fleet: Fleet) -> testinfra.host.Host:
     return fleet.control

@@ -1,15 +1,19 @@
 # What the doctor says of the deployed lab.
 import json
+import pathlib
 import subprocess
+import typing as t
 
 import pytest
 
-from ansible_collections.truthgraph.platform.molecule.shared.fleet import CHECKOUT, LAB, tool, toolchain_environment
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import CHECKOUT, LAB, Fleet, tool, toolchain_environment
+
+Doctor = t.Callable[..., tuple[subprocess.CompletedProcess[str], dict[str, t.Any]]]
 
 
 @pytest.fixture
-def doctor(tmp_path):
-    def run(**variables):
+def doctor(tmp_path: pathlib.Path) -> Doctor:
+    def run(**variables: t.Any) -> tuple[subprocess.CompletedProcess[str], dict[str, t.Any]]:
         answer = tmp_path / "found.json"
         command = [tool("ansible-playbook"), "-i", str(LAB), str(CHECKOUT / "playbooks" / "doctor.yml")]
         done = subprocess.run(
@@ -27,13 +31,13 @@ def doctor(tmp_path):
     return run
 
 
-def test_nothing_stands_in_the_way_of_another_deploy(fleet, doctor):
+def test_nothing_stands_in_the_way_of_another_deploy(fleet: Fleet, doctor: Doctor) -> None:
     done, found = doctor()
     assert (done.returncode, found["findings"]) == (0, []), done.stdout
     assert found["hosts"] == sorted(fleet.members)
 
 
-def test_what_is_wrong_on_several_hosts_is_found_at_once(fleet, doctor, tmp_path):
+def test_what_is_wrong_on_several_hosts_is_found_at_once(fleet: Fleet, doctor: Doctor, tmp_path: pathlib.Path) -> None:
     done, found = doctor(
         release_min_memory_mb=10**9, fleet_database_user="postgres", image_build_source=str(tmp_path / "nowhere")
     )

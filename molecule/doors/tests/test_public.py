@@ -1,13 +1,15 @@
 # How clients reach the API: by TLS, within limits.
 import http.client
+import pathlib
 import socket
 import ssl
 import time
+import typing as t
 
 import pytest
 
 from ansible_collections.truthgraph.platform.molecule.shared.authority import Authority
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, play
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, Run, UnderLoad, play
 
 NAME = "api.example.org"
 ADDRESS = "10.203.77.21"
@@ -22,13 +24,24 @@ LIMITS = {
 }
 
 
+class Answer(t.NamedTuple):
+    # What the API has answered.
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+# Where it lies, and the variables that name it.
+Certificate = tuple[pathlib.Path, dict[str, t.Any]]
+
+
 @pytest.fixture(scope="module")
-def authority():
+def authority() -> Authority:
     return Authority()
 
 
 @pytest.fixture(scope="module")
-def certificate(authority, tmp_path_factory):
+def certificate(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     """The directory of a certificate for the API's name, and the variables with which a fleet brings it."""
     directory = tmp_path_factory.mktemp("api")
     certificate, key = authority.write(directory, NAME, days=90)
@@ -42,20 +55,20 @@ def certificate(authority, tmp_path_factory):
     }
 
 
-def as_before():
+def as_before() -> None:
     run = play("deploy")
     assert run.code == 0, str(run)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def left_as_found():
+def left_as_found() -> t.Iterator[None]:
     as_before()
     yield
     as_before()
 
 
-def secured(ca_file, version=None, protocols=()):
-    context = ssl.create_default_context(cafile=str(ca_file))
+def secured(ca_file: pathlib.Path, version: ssl.TLSVersion | None = None, protocols: t.Sequence[str] = ()) -> ssl.SSLSocket:
+    context = ssl.create_default_context(cafile=ca_file)
     if version:
         context.minimum_version = context.maximum_version = version
     if protocols:
@@ -63,28 +76,29 @@ def secured(ca_file, version=None, protocols=()):
     return context.wrap_socket(socket.create_connection((ADDRESS, PORT), 10), server_hostname=NAME)
 
 
-def asked(method, path, body=None, headers=None, sock=None):
+def asked(
+    method: str, path: str, body: t.Any = None, headers: dict[str, str] | None = None, sock: ssl.SSLSocket | None = None
+) -> Answer:
     """Return what the API answers, in plain text or through a connection that is there."""
     connection = http.client.HTTPConnection(ADDRESS, 8000, timeout=20)
     connection.sock = sock
     try:
         connection.request(method, path, body, {"Content-Type": "application/json", **(headers or {})})
         answer = connection.getresponse()
-        answer.body = answer.read()
-        return answer
+        return Answer(answer.status, answer.headers, answer.read())
     finally:
         connection.close()
 
 
 @pytest.fixture(scope="module")
-def beside(certificate, left_as_found):
+def beside(certificate: Certificate, left_as_found: None) -> Run:
     """The fleet answers by TLS besides, with limits."""
     run = play("deploy", {**certificate[1], **LIMITS, "fleet_api_tls": "beside"})
     assert run.code == 0, str(run)
     return run
 
 
-def test_tls_comes_besides_and_no_request_is_dropped(under_load, certificate):
+def test_tls_comes_besides_and_no_request_is_dropped(under_load: UnderLoad, certificate: Certificate) -> None:
     with under_load():
         run = play("deploy", {**certificate[1], "fleet_api_tls": "beside"})
     assert run.code == 0, str(run)
@@ -92,7 +106,7 @@ def test_tls_comes_besides_and_no_request_is_dropped(under_load, certificate):
     assert (again.code, again.changed) == (0, {}), str(again)
 
 
-def test_the_api_answers_by_tls_for_its_name(beside, certificate):
+def test_the_api_answers_by_tls_for_its_name(beside: Run, certificate: Certificate) -> None:
     directory, _ = certificate
     answer = asked("GET", "/ready", sock=secured(directory / "ca.crt"))
     assert answer.status == 200
@@ -104,17 +118,17 @@ def test_the_api_answers_by_tls_for_its_name(beside, certificate):
 
 
 @pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
-def test_clients_choose_the_protocol(beside, certificate, protocol):
+def test_clients_choose_the_protocol(beside: Run, certificate: Certificate, protocol: str) -> None:
     assert secured(certificate[0] / "ca.crt", protocols=[protocol]).selected_alpn_protocol() == protocol
 
 
-def test_an_old_protocol_is_refused(beside, certificate):
+def test_an_old_protocol_is_refused(beside: Run, certificate: Certificate) -> None:
     with pytest.raises((ssl.SSLError, ConnectionError)):
         secured(certificate[0] / "ca.crt", version=ssl.TLSVersion.TLSv1_1)
     assert secured(certificate[0] / "ca.crt", version=ssl.TLSVersion.TLSv1_2).version() == "TLSv1.2"
 
 
-def in_pieces(body, size):
+def in_pieces(body: t.Any, size: int) -> t.Iterator[bytes]:
     for start in range(0, len(body), size):
         yield body[start : start + size]
 
@@ -123,7 +137,7 @@ def in_pieces(body, size):
     ("length", "chunked", "status"),
     [(20000, False, 422), (20001, False, 413), (10_000_000, False, 413), (19000, True, 422), (200_000, True, 411)],
 )
-def test_a_body_has_its_limit(beside, length, chunked, status):
+def test_a_body_has_its_limit(beside: Run, length: int, chunked: bool, status: int) -> None:
     body = b"{" + b" " * (length - 1)
     if chunked:
         # Without a length, as who sends what is not at hand yet: the client sends an iterator in chunks.
@@ -134,7 +148,7 @@ def test_a_body_has_its_limit(beside, length, chunked, status):
 
 
 @pytest.mark.parametrize("sent", [b"POST /api/v1/verify HTTP/1.1\r\nHost: a\r\n", b"body"], ids=["headers", "body"])
-def test_who_sends_slowly_keeps_nobody_busy(beside, sent):
+def test_who_sends_slowly_keeps_nobody_busy(beside: Run, sent: bytes) -> None:
     if sent == b"body":
         sent = b"POST /api/v1/verify HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n{" % len(BODY)
     with socket.create_connection((ADDRESS, 8000), 10) as sock:
@@ -146,10 +160,10 @@ def test_who_sends_slowly_keeps_nobody_busy(beside, sent):
     assert 2.5 < took < 6, took
 
 
-def test_a_client_has_its_rate_and_others_theirs(beside):
+def test_a_client_has_its_rate_and_others_theirs(beside: Run) -> None:
     greedy, modest = ({"X-Forwarded-For": address} for address in ("192.0.2.1", "192.0.2.2"))
     connection = http.client.HTTPConnection(ADDRESS, 8000, timeout=20)
-    statuses = []
+    statuses: list[int] = []
     # 4000 in ten seconds are allowed.
     while len(statuses) < 6000 and statuses[-1:] != [429]:
         connection.request("GET", "/health", headers=greedy)
@@ -163,7 +177,7 @@ def test_a_client_has_its_rate_and_others_theirs(beside):
     assert 3500 < len(statuses) <= 4001
 
 
-def test_by_tls_alone(under_load, certificate, left_as_found):
+def test_by_tls_alone(under_load: UnderLoad, certificate: Certificate, left_as_found: None) -> None:
     directory, variables = certificate
     run = play("deploy", {**variables, "fleet_api_tls": "only"})
     assert run.code == 0, str(run)
@@ -179,22 +193,26 @@ def test_by_tls_alone(under_load, certificate, left_as_found):
     assert ": 0 failed" in probed and " 0 requests" not in probed, probed
 
 
-def test_a_certificate_is_replaced_and_no_request_is_dropped(under_load, beside, certificate, authority):
+def test_a_certificate_is_replaced_and_no_request_is_dropped(
+    under_load: UnderLoad, beside: Run, certificate: Certificate, authority: Authority
+) -> None:
     directory, variables = certificate
     wanted = {**variables, **LIMITS, "fleet_api_tls": "beside"}
     # Another test may have changed how the fleet answers.
     run = play("deploy", wanted)
     assert run.code == 0, str(run)
-    before = secured(directory / "ca.crt").getpeercert()["serialNumber"]
+    before = secured(directory / "ca.crt").getpeercert(binary_form=True)
     authority.write(directory, NAME, days=200)
     with under_load():
         run = play("deploy", wanted)
     assert run.code == 0, str(run)
-    assert secured(directory / "ca.crt").getpeercert()["serialNumber"] != before
+    assert secured(directory / "ca.crt").getpeercert(binary_form=True) != before
 
 
 @pytest.mark.parametrize("fault", ["ended", "other-name", "other-key", "missing"])
-def test_a_certificate_that_would_not_do_is_refused_beforehand(certificate, authority, tmp_path, fault):
+def test_a_certificate_that_would_not_do_is_refused_beforehand(
+    certificate: Certificate, authority: Authority, tmp_path: pathlib.Path, fault: str
+) -> None:
     _, variables = certificate
     name, days = ("other.example.org" if fault == "other-name" else NAME), (-1 if fault == "ended" else 90)
     path, key = authority.write(tmp_path / "one", name, days=days)

@@ -1,12 +1,24 @@
 # Releases that fail, each in its way. The earlier one serves before, during and after, and the ledger says what failed.
+import pathlib
 import re
+import types
 import typing as t
 import uuid
 
 import pytest
 
 from ansible_collections.truthgraph.platform.molecule.shared import rollout
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, LAST_WORDS, SERVICES, Playbook, play
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import (
+    APIS,
+    LAST_WORDS,
+    SERVICES,
+    Fleet,
+    Playbook,
+    Run,
+    Seen,
+    UnderLoad,
+    play,
+)
 
 # What a POST may cost when a release fails after the switch: the seconds until that is noticed.
 NOTICED = 2.0
@@ -15,10 +27,10 @@ NOTICED = 2.0
 class Case(t.NamedTuple):
     # A broken release: how, with which variables, who complains, and what the ledger says.
     name: str
-    spoil: t.Callable
-    hosts: set
+    spoil: t.Callable[[pathlib.Path], None]
+    hosts: set[str]
     words: str
-    variables: dict = {}
+    variables: t.Mapping[str, t.Any] = types.MappingProxyType({})
     recorded: bool = True
     switched: bool = False
 
@@ -35,16 +47,22 @@ CASES = [
 ]
 
 
-def plain(text):
+def plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def complaining(run):
+def complaining(run: Run) -> set[str]:
     # The hosts that the end of a run names.
     return {host for host in ("build1", *SERVICES) if re.search(rf"(^|\s){host}: ", run.last_words)}
 
 
-def check_ledger(before, after, words, recorded=True, hosts=tuple(SERVICES)):
+def check_ledger(
+    before: dict[str, Seen],
+    after: dict[str, Seen],
+    words: str,
+    recorded: bool = True,
+    hosts: t.Iterable[str] = tuple(SERVICES),
+) -> None:
     # Every host remembers that this was tried, that it failed, and why.
     for name in hosts:
         entry = after[name].journal[-1]
@@ -59,7 +77,7 @@ def check_ledger(before, after, words, recorded=True, hosts=tuple(SERVICES)):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_broken_release(fleet, under_load, case):
+def test_broken_release(fleet: Fleet, under_load: UnderLoad, case: Case) -> None:
     variables = fleet.tree(case.name, case.spoil)
     old = fleet.bring("reference")
     before = fleet.check_serves(old)
@@ -93,7 +111,7 @@ def test_broken_release(fleet, under_load, case):
         assert fleet.hosts["cpu1"].run("docker", "exec", "truthgraph-postgres", *psql).strip() == "t"
 
 
-def test_host_that_cannot_be_reached_at_the_start(fleet, under_load):
+def test_host_that_cannot_be_reached_at_the_start(fleet: Fleet, under_load: UnderLoad) -> None:
     variables = fleet.tree("other")
     old = fleet.bring("reference")
     before = fleet.check_serves(old)
@@ -109,7 +127,7 @@ def test_host_that_cannot_be_reached_at_the_start(fleet, under_load):
     assert seen.releases("cpu1") == seen.releases("cpu2") == [old]
 
 
-def test_host_that_is_lost_before_the_switch(fleet, under_load):
+def test_host_that_is_lost_before_the_switch(fleet: Fleet, under_load: UnderLoad) -> None:
     variables = fleet.tree("other")
     old = fleet.bring("reference")
     before = fleet.check_serves(old)
@@ -134,12 +152,12 @@ def test_host_that_is_lost_before_the_switch(fleet, under_load):
     assert seen.releases("cpu1") == seen.releases("cpu2") == [old, new]
 
 
-def seen_so_far(before, after):
+def seen_so_far(before: dict[str, Seen], after: dict[str, Seen]) -> dict[str, bool]:
     # Whether exactly the same runs on the hosts that could be reached.
     return {name: after[name].running == before[name].running for name in before if name != "cpu2"}
 
 
-def test_host_that_is_lost_after_the_switch(fleet, under_load):
+def test_host_that_is_lost_after_the_switch(fleet: Fleet, under_load: UnderLoad) -> None:
     variables = fleet.tree("other")
     old = fleet.bring("reference")
     before = fleet.check_serves(old)
@@ -170,7 +188,7 @@ def test_host_that_is_lost_after_the_switch(fleet, under_load):
     assert seen.releases("cpu1") == seen.releases("cpu2") == [old, new]
 
 
-def test_registry_that_is_lost_before_the_pull(fleet, under_load):
+def test_registry_that_is_lost_before_the_pull(fleet: Fleet, under_load: UnderLoad) -> None:
     # An image that no host can have yet.
     variables = fleet.tree(f"unpulled-{uuid.uuid4().hex[:8]}")
     old = fleet.bring("reference")
@@ -203,7 +221,7 @@ def test_registry_that_is_lost_before_the_pull(fleet, under_load):
     assert seen.releases("cpu1") == seen.releases("cpu2") == [old, new]
 
 
-def test_next_good_deploy_works(fleet, under_load):
+def test_next_good_deploy_works(fleet: Fleet, under_load: UnderLoad) -> None:
     fleet.tree("other")
     old = fleet.bring("reference")
     with under_load() as seen:

@@ -3,11 +3,12 @@
 import contextlib
 import subprocess
 import time
+import typing as t
 
 import pytest
-from conftest import SEEN
 
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import Host, play
+from ansible_collections.truthgraph.platform.molecule.shared.fixtures import SEEN_FAULTS
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import Fleet, Host, play
 from ansible_collections.truthgraph.platform.molecule.shared.writer import Writer, psql
 
 HOSTS = {name: Host(name) for name in ("build1", "cpu1", "cpu2", "gpu1")}
@@ -17,15 +18,15 @@ MAIN = "docker inspect --format '{{.State.Pid}}' "
 SERVING = "docker ps --quiet --filter label=truthgraph.service="
 
 
-def shell(host, text):
+def shell(host: str, text: str) -> str:
     return HOSTS[host].run("sh", "-c", text)
 
 
-def kill_main(host, container, signal="KILL"):
+def kill_main(host: str, container: str, signal: str = "KILL") -> None:
     shell(host, f"kill -{signal} $({MAIN} {container})")
 
 
-def held(host, stop, go_on):
+def held(host: str, stop: str, go_on: str) -> None:
     shell(host, stop)
     try:
         time.sleep(HELD)
@@ -33,7 +34,7 @@ def held(host, stop, go_on):
         shell(host, go_on)
 
 
-def cut(host, port, side):
+def cut(host: str, port: int, side: str) -> None:
     # In a table of its own, so that no rule of the product is touched.
     rule = f"tcp {side} {port} drop"
     held(
@@ -44,11 +45,11 @@ def cut(host, port, side):
     )
 
 
-def frozen(host, service):
+def frozen(host: str, service: str) -> None:
     held(host, f"docker pause $({SERVING}{service})", f"docker unpause $({SERVING}{service})")
 
 
-def busy_connections():
+def busy_connections() -> None:
     # All that the application may have, and some more that are refused.
     sessions = [
         subprocess.Popen(["docker", "exec", HOSTS["cpu1"].container, "docker", "exec", "truthgraph-postgres",
@@ -60,7 +61,7 @@ def busy_connections():
         session.wait(60)
 
 
-def locked_table():
+def locked_table() -> None:
     psql(HOSTS["cpu1"], f"BEGIN; LOCK TABLE evidence; SELECT pg_sleep({HELD}); COMMIT")
 
 
@@ -87,9 +88,9 @@ FAULTS = {
     "registry: kill -9": lambda: kill_main("build1", "truthgraph-registry"),
     "network: api to postgres cut for a while": lambda: cut("cpu1", 5432, "dport"),
     "network: api to inference cut for a while": lambda: cut("gpu1", 8001, "dport"),
-    "cpu2, an API host: restarted": lambda: HOSTS["cpu2"].restart(),
-    "gpu1, the inference host: restarted": lambda: HOSTS["gpu1"].restart(),
-    "cpu1, with Postgres: restarted": lambda: HOSTS["cpu1"].restart(),
+    "cpu2, an API host: restarted": HOSTS["cpu2"].restart,
+    "gpu1, the inference host: restarted": HOSTS["gpu1"].restart,
+    "cpu1, with Postgres: restarted": HOSTS["cpu1"].restart,
 }
 # What clients must not notice at all.
 UNSEEN = {
@@ -102,13 +103,13 @@ UNSEEN = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_service_recovers_by_itself_and_nothing_acknowledged_is_lost(fleet, fault):
+def test_the_service_recovers_by_itself_and_nothing_acknowledged_is_lost(fleet: Fleet, fault: str) -> None:
     writer = recovers(fleet, fault, FAULTS[fault])
     if fault in UNSEEN:
         assert writer.failed == []
 
 
-def recovers(fleet, fault, happens):
+def recovers(fleet: Fleet, fault: str, happens: t.Callable[[], object]) -> Writer:
     """Let a fault happen while evidence is stored, and return what clients saw of it."""
     release = fleet.release
     with Writer() as writer:
@@ -122,7 +123,8 @@ def recovers(fleet, fault, happens):
     with contextlib.ExitStack() as stack:
         stack.callback(writer.forget, database)
         lost, longest = writer.lost(database), max(one.ended - one.began for one in writer.sent)
-        SEEN.append((fault, len(writer.sent), len(writer.failed), f"{longest:.2f}", f"{outage:.2f}", len(writer.acknowledged), len(lost)))
+        counts = (len(writer.acknowledged), len(lost))
+        SEEN_FAULTS.append((fault, len(writer.sent), len(writer.failed), f"{longest:.2f}", f"{outage:.2f}", *counts))
         assert lost == []
     # The same release serves, and every service is healthy again.
     deadline = time.monotonic() + 60
@@ -140,11 +142,12 @@ SMALL = "/srv/truthgraph-small"
 
 
 @pytest.fixture
-def small_disk(fleet):
+def small_disk(fleet: Fleet) -> t.Iterator[None]:
     """Postgres keeps its data on a file system of its own, which is small, and afterwards where it did before."""
     reference = fleet.tree("reference")
     other = {**reference, "postgres_volume": "truthgraph-small", "postgres_allow_restart": True}
-    shell("cpu1", f"mkdir -p {SMALL} && mount -t tmpfs -o size=300m tmpfs {SMALL} && install -d -m 700 -o 999 -g 999 {SMALL}/data")
+    shell("cpu1", f"mkdir -p {SMALL} && mount -t tmpfs -o size=300m tmpfs {SMALL}")
+    shell("cpu1", f"install -d -m 700 -o 999 -g 999 {SMALL}/data")
     volume = f"--opt type=none --opt o=bind --opt device={SMALL}/data truthgraph-small"
     shell("cpu1", f"docker volume create {volume}")
     try:
@@ -157,13 +160,18 @@ def small_disk(fleet):
         shell("cpu1", f"docker volume rm truthgraph-small && umount {SMALL} && rmdir {SMALL}")
 
 
-def full():
+def full() -> None:
     # Until nothing fits any more, which is how dd ends; and what is written next needs room.
     shell("cpu1", f"dd if=/dev/zero of={SMALL}/full bs=1M 2>/dev/null || test $(df --output=avail {SMALL} | tail -1) = 0")
     switch = "docker exec truthgraph-postgres psql -XqU postgres -c 'SELECT pg_switch_wal()' >/dev/null 2>&1 && sleep 0.2"
     shell("cpu1", f"timeout 60 sh -c 'while {switch.replace(chr(39), chr(34))}; do :; done' || test $? != 124")
 
 
-def test_a_full_disk(fleet, small_disk):
-    writer = recovers(fleet, "postgres: its disk is full for a while", lambda: (full(), time.sleep(HELD), shell("cpu1", f"rm {SMALL}/full")))
+def test_a_full_disk(fleet: Fleet, small_disk: None) -> None:
+    def full_for_a_while() -> None:
+        full()
+        time.sleep(HELD)
+        shell("cpu1", f"rm {SMALL}/full")
+
+    writer = recovers(fleet, "postgres: its disk is full for a while", full_for_a_while)
     assert writer.failed

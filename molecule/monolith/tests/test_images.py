@@ -1,6 +1,10 @@
 # The image of the monolith, by the digest that its container was started from.
+import typing as t
+
 import pytest
 
+from ansible_collections.truthgraph.platform.molecule.shared import rollout
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import Fleet
 from ansible_collections.truthgraph.platform.molecule.shared.image import Image
 from ansible_collections.truthgraph.platform.molecule.shared.image_checks import *  # noqa: F403
 
@@ -9,7 +13,7 @@ API_CPU_BYTES = 1_450_000_000
 
 
 @pytest.fixture(scope="session")
-def image(fleet, deployed, index_words):
+def image(fleet: rollout.Fleet, deployed: Fleet, index_words: list[str]) -> t.Iterator[Image]:
     run = fleet.deploy("reference", fleet_topology="monolith")
     assert run.code == 0, str(run)
     imports = ["truthgraph.main:app", "alembic", "psycopg", "torch", "sentence_transformers", "transformers"]
@@ -18,7 +22,7 @@ def image(fleet, deployed, index_words):
     assert run.code == 0, str(run)
 
 
-def test_everything_is_in_one_image(image):
+def test_everything_is_in_one_image(image: Image) -> None:
     repository = image.reference.partition("@")[0]
     assert repository.endswith("/api")
     assert image.python["imported"] == {
@@ -28,9 +32,9 @@ def test_everything_is_in_one_image(image):
     assert "/app/alembic/env.py" in image.files and "/app/truthgraph/ml/__init__.py" in image.files
 
 
-def test_no_cuda_in_it(image):
+def test_no_cuda_in_it(image: Image) -> None:
     assert [path for path in image.files if "/site-packages/nvidia/" in path or "libcudart" in path] == []
 
 
-def test_it_keeps_to_its_size(image):
+def test_it_keeps_to_its_size(image: Image) -> None:
     assert image.facts["Size"] <= API_CPU_BYTES

@@ -3,21 +3,22 @@
 import http.client
 import json
 import re
+import typing as t
 import urllib.parse
 
 import pytest
 
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, Playbook, play
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, Fleet, Playbook, Seen, UnderLoad, play
 
 MONOLITH = {"fleet_topology": "monolith"}
 CLAIM = {"claim": "The Seine flows through Paris.", "limit": 1}
 
 
-def verify(url, path="/api/v1/verify", body=CLAIM, wanted=200):
+def verify(url: str, path: str = "/api/v1/verify", body: t.Any = None, wanted: int = 200) -> t.Any:
     parts = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=20)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
     try:
-        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json", "Connection": "close"})
+        connection.request("POST", path, json.dumps(body or CLAIM), {"Content-Type": "application/json", "Connection": "close"})
         answer = connection.getresponse()
         assert answer.status == wanted, answer.read()
         return json.loads(answer.read())
@@ -26,23 +27,24 @@ def verify(url, path="/api/v1/verify", body=CLAIM, wanted=200):
 
 
 @pytest.fixture(scope="module")
-def known(fleet):
+def known(fleet: Fleet) -> dict[str, t.Any]:
     # What both topologies have to find again, with the same vectors.
     fleet.bring("reference")
     text = {"text": "Paris lies on the Seine.", "source": "molecule/monolith"}
     verify(APIS["cpu1"], "/api/v1/evidence", text, 201)
+    found: dict[str, t.Any]
     [found] = verify(APIS["cpu1"])["evidence"]
     return found
 
 
 @pytest.fixture(scope="module")
-def built(fleet):
+def built(fleet: Fleet) -> None:
     # The machine is too small for a build and for the load of the tests at the same time.
     run = play("prepare", {**fleet.tree("reference"), **MONOLITH})
     assert run.code == 0, str(run)
 
 
-def check(fleet, release, services, known):
+def check(fleet: Fleet, release: str, services: t.Any, known: dict[str, t.Any]) -> dict[str, Seen]:
     found = fleet.check_serves(release, services=services)
     for name, url in APIS.items():
         told = [one for one in found[name].live["environment"] if one.startswith("ML_SERVICE_URL=")]
@@ -52,7 +54,7 @@ def check(fleet, release, services, known):
     return found
 
 
-def test_split_to_monolith_by_a_deploy(fleet, under_load, known, built):
+def test_split_to_monolith_by_a_deploy(fleet: Fleet, under_load: UnderLoad, known: dict[str, t.Any], built: t.Any) -> None:
     old = fleet.bring("reference")
     before = fleet.check_serves(old)
     with under_load() as seen:
@@ -67,7 +69,7 @@ def test_split_to_monolith_by_a_deploy(fleet, under_load, known, built):
     assert re.search(r"^gpu1 +inference .* stopped$", run.said, re.MULTILINE), run.said
 
 
-def test_monolith_again_changes_nothing(fleet, known, built):
+def test_monolith_again_changes_nothing(fleet: Fleet, known: dict[str, t.Any], built: t.Any) -> None:
     release = fleet.release
     before = check(fleet, release, ["api"], known)
     run = fleet.deploy("reference", **MONOLITH)
@@ -80,7 +82,7 @@ def test_monolith_again_changes_nothing(fleet, known, built):
 @pytest.mark.parametrize(
     ("inventory", "services"), [("monolith", ["api", "inference"]), ("split", ["api"])], ids=["to-split", "to-monolith"]
 )
-def test_rollback(fleet, under_load, known, inventory, services):
+def test_rollback(fleet: Fleet, under_load: UnderLoad, known: dict[str, t.Any], inventory: t.Any, services: t.Any) -> None:
     old = fleet.release
     with under_load() as seen:
         run = play("rollback", {"fleet_topology": inventory})
@@ -94,7 +96,7 @@ def test_rollback(fleet, under_load, known, inventory, services):
     assert seen.releases("cpu1") == seen.releases("cpu2") == [old, new]
 
 
-def test_killed_before_the_inference_service_is_retired(fleet, under_load, known):
+def test_killed_before_the_inference_service_is_retired(fleet: Fleet, under_load: UnderLoad, known: dict[str, t.Any]) -> None:
     new = fleet.release
     old = fleet.bring("reference")
     with under_load() as seen:
@@ -109,7 +111,7 @@ def test_killed_before_the_inference_service_is_retired(fleet, under_load, known
     assert seen.releases("cpu1") == seen.releases("cpu2") == [old, new]
 
 
-def test_monolith_to_split_by_a_deploy(fleet, under_load, known):
+def test_monolith_to_split_by_a_deploy(fleet: Fleet, under_load: UnderLoad, known: dict[str, t.Any]) -> None:
     old = fleet.release
     check(fleet, old, ["api"], known)
     with under_load() as seen:

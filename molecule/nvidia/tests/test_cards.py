@@ -7,32 +7,33 @@ import json
 import re
 import threading
 import time
+import typing as t
 import urllib.parse
 
 import pytest
 
-from ansible_collections.truthgraph.platform.molecule.shared.gpu import TWO_HOSTS, second_host
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, clients, play
+from ansible_collections.truthgraph.platform.molecule.shared.gpu import TWO_HOSTS, GpuHost, second_host
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, Fleet, Run, UnderLoad, clients, play
 
 # Another release of the inference service, and an API that waits for it for longer than its model takes to load.
 PATIENT = {"TRUTHGRAPH_EMBED_SECONDS": "50"}
 
 
-def other(number):
+def other(number: int) -> dict[str, t.Any]:
     return {"inference_environment": {"TRUTHGRAPH_TORCH_THREADS": "1", "TRUTHGRAPH_MAX_PENDING": str(2000 + number)}}
 
 
-def deploy(fleet, **variables):
+def deploy(fleet: Fleet, **variables: t.Any) -> Run:
     return fleet.deploy("reference", **variables)
 
 
-def good(run):
+def good(run: Run) -> Run:
     assert run.code == 0, str(run)
     return run
 
 
 @pytest.fixture(scope="module", autouse=True)
-def as_deployed_afterwards(fleet):
+def as_deployed_afterwards(fleet: Fleet) -> t.Iterator[None]:
     fleet.bring("reference")
     yield
     good(deploy(fleet))
@@ -47,20 +48,21 @@ with socket.socket(socket.AF_UNIX) as connection:
 """
 
 
-def servers(gpu1, backend):
+def servers(gpu1: GpuHost, backend: str) -> dict[str, dict[str, str]]:
     rows = csv.DictReader(gpu1.run("python3", "-c", STATISTICS).splitlines())
     return {row["svname"]: row for row in rows if row["pxname"] == backend and row["svname"] != "BACKEND"}
 
 
 @contextlib.contextmanager
-def patient_clients():
+def patient_clients() -> t.Iterator[list[t.Any]]:
     # Each asks for an embedding, waits for the answer however long it takes, and asks again.
-    answers, over = [], threading.Event()
+    answers: list[tuple[int, float, bytes | str]] = []
+    over = threading.Event()
 
-    def ask(url):
+    def ask(url: str) -> None:
         parts = urllib.parse.urlsplit(url)
         while not over.is_set():
-            connection, began = http.client.HTTPConnection(parts.hostname, parts.port, timeout=90), time.monotonic()
+            connection, began = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=90), time.monotonic()
             try:
                 body = json.dumps({"claim": "Paris lies on the Seine."})
                 connection.request("POST", "/api/v1/verify", body, {"Content-Type": "application/json"})
@@ -85,7 +87,7 @@ def patient_clients():
     assert answers and not failed, f"{len(failed)} of {len(answers)} requests failed: {failed[:5]}"
 
 
-def test_the_service_runs_on_the_simulated_card_and_says_so(gpu1):
+def test_the_service_runs_on_the_simulated_card_and_says_so(gpu1: GpuHost) -> None:
     [container] = gpu1.containers()
     assert gpu1.sees_cards(container) == ["/dev/nvidia0"]
     health = gpu1.health(container)
@@ -95,7 +97,7 @@ def test_the_service_runs_on_the_simulated_card_and_says_so(gpu1):
 
 
 @pytest.mark.parametrize("what", ["daemon-reload", "restart-of-docker", "reboot"])
-def test_the_card_stays(gpu1, fleet, what):
+def test_the_card_stays(gpu1: GpuHost, fleet: Fleet, what: str) -> None:
     [container] = gpu1.containers()
     if what == "daemon-reload":
         gpu1.run("systemctl", "daemon-reload")
@@ -114,7 +116,7 @@ def test_the_card_stays(gpu1, fleet, what):
             time.sleep(1)
 
 
-def test_two_cards_have_a_container_each(gpu1, fleet, under_load):
+def test_two_cards_have_a_container_each(gpu1: GpuHost, fleet: Fleet, under_load: UnderLoad) -> None:
     with gpu1.cards(2):
         with under_load():
             good(deploy(fleet, inference_cards=2))
@@ -134,19 +136,19 @@ def test_two_cards_have_a_container_each(gpu1, fleet, under_load):
 
 
 @pytest.mark.parametrize("cards", [3, ["GPU-unknown"]], ids=["too-many", "unknown"])
-def test_cards_that_are_not_there_are_refused(gpu1, fleet, cards):
+def test_cards_that_are_not_there_are_refused(gpu1: GpuHost, fleet: Fleet, cards: t.Any) -> None:
     before = fleet.hosts["gpu1"].look().running
     run = deploy(fleet, inference_cards=cards)
     assert run.code != 0 and "gpu1 has no card" in run.last_words and "inference_cards" in run.last_words, str(run)
     assert fleet.hosts["gpu1"].look().running == before
 
 
-def test_a_simulated_card_is_not_taken_for_a_real_one(fleet):
+def test_a_simulated_card_is_not_taken_for_a_real_one(fleet: Fleet) -> None:
     run = deploy(fleet, inference_device="cuda", image_build_torch="cpu")
     assert run.code != 0 and "Set inference_device to simulated" in run.last_words, str(run)
 
 
-def fit(gpu1, image):
+def fit(gpu1: GpuHost, image: str) -> dict[str, t.Any]:
     """Try an image as a deploy would, and return what was found."""
     run = play("fit", {"image": image})
     assert run.code == 0, str(run)
@@ -154,7 +156,7 @@ def fit(gpu1, image):
 
 
 @pytest.mark.parametrize("cuda", ["12.4", "13.0"], ids=["old-enough", "too-new"])
-def test_the_driver_has_to_be_new_enough_for_the_image(gpu1, cuda):
+def test_the_driver_has_to_be_new_enough_for_the_image(gpu1: GpuHost, cuda: str) -> None:
     [container] = gpu1.containers()
     image = gpu1.run("docker", "inspect", "--format", "{{.Config.Image}}", container).strip()
     image = gpu1.run("docker", "inspect", "--format", "{{.Image}}", container).strip()
@@ -175,7 +177,7 @@ def test_the_driver_has_to_be_new_enough_for_the_image(gpu1, cuda):
         assert found["cards"]["0"]["copy"] == 1500, found
 
 
-def test_a_sole_card_without_room_for_two_lets_requests_wait(gpu1, fleet):
+def test_a_sole_card_without_room_for_two_lets_requests_wait(gpu1: GpuHost, fleet: Fleet) -> None:
     good(deploy(fleet, api_environment=PATIENT))
     old = fleet.release
     with gpu1.cards(memory_total=2500):
@@ -193,7 +195,7 @@ def test_a_sole_card_without_room_for_two_lets_requests_wait(gpu1, fleet):
         fleet.check_serves(old)
 
 
-def test_a_release_that_fails_without_room_gives_the_card_back(gpu1, fleet):
+def test_a_release_that_fails_without_room_gives_the_card_back(gpu1: GpuHost, fleet: Fleet) -> None:
     good(deploy(fleet, api_environment=PATIENT))
     old = fleet.release
     before = fleet.hosts["gpu1"].look()
@@ -210,7 +212,9 @@ def test_a_release_that_fails_without_room_gives_the_card_back(gpu1, fleet):
         assert after.live["id"] == before.live["id"] and after.map == before.map
 
 
-def test_hosts_without_room_change_one_after_the_other_and_no_request_waits(gpu1, fleet, under_load):
+def test_hosts_without_room_change_one_after_the_other_and_no_request_waits(
+    gpu1: GpuHost, fleet: Fleet, under_load: UnderLoad
+) -> None:
     with second_host() as gpu2, gpu1.cards(memory_total=2500), gpu2.cards(memory_total=2500):
         good(play("deploy", fleet.tree("reference"), *TWO_HOSTS))
         old = fleet.release
@@ -227,7 +231,7 @@ def test_hosts_without_room_change_one_after_the_other_and_no_request_waits(gpu1
     good(deploy(fleet))
 
 
-def test_a_lost_card_is_taken_out_of_the_pool_and_reported(gpu1, fleet):
+def test_a_lost_card_is_taken_out_of_the_pool_and_reported(gpu1: GpuHost, fleet: Fleet) -> None:
     [container] = gpu1.containers()
     slot = container.removeprefix("truthgraph-inference-")
     gpu1.run("docker", "exec", "--user", "0", container, "rm", "/dev/nvidia0")
@@ -248,7 +252,7 @@ def test_a_lost_card_is_taken_out_of_the_pool_and_reported(gpu1, fleet):
     assert gpu1.health(container)["code"] == 200
 
 
-def test_without_a_card_on_the_cpu(gpu1, fleet, under_load):
+def test_without_a_card_on_the_cpu(gpu1: GpuHost, fleet: Fleet, under_load: UnderLoad) -> None:
     with gpu1.cards(0):
         run = deploy(fleet, **other(4))
         # The role of the toolkit says so if the host is prepared anew, and the trial of the image if it is not.
@@ -260,7 +264,7 @@ def test_without_a_card_on_the_cpu(gpu1, fleet, under_load):
         assert gpu1.health(container)["device"] == "cpu" and gpu1.sees_cards(container) == []
 
 
-def test_a_model_of_the_host_is_checked(gpu1, fleet):
+def test_a_model_of_the_host_is_checked(gpu1: GpuHost, fleet: Fleet) -> None:
     gpu1.run("rm", "-rf", "/srv/model")
     run = deploy(fleet, inference_model_dir="/srv/model", inference_model_sha256="0" * 64)
     assert run.code != 0 and "/srv/model/model.safetensors on gpu1 does not exist" in run.last_words, str(run)

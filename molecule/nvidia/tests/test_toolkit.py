@@ -1,19 +1,21 @@
 # The role nvidia_container_toolkit on a host in every state that it may meet. Packages and their repository are stand-ins
 # that the lab makes; apt, its keys and its pins, systemd and the engine are real.
 import json
+import typing as t
 
 import pytest
 
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import play
+from ansible_collections.truthgraph.platform.molecule.shared.gpu import GpuHost
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import Fleet, Run, play
 
 FLOOR, EARLIER, NEWEST = "1.17.4", "1.17.8", "1.20.0"
 
 
-def setup(**variables):
+def setup(**variables: t.Any) -> Run:
     return play("toolkit", {f"nvidia_container_toolkit_{name}": value for name, value in variables.items()})
 
 
-def present(**variables):
+def present(**variables: t.Any) -> Run:
     run = setup(**variables)
     assert run.code == 0, str(run)
     again = setup(**variables)
@@ -22,7 +24,7 @@ def present(**variables):
 
 
 @pytest.fixture(autouse=True)
-def as_deployed(gpu1):
+def as_deployed(gpu1: GpuHost) -> t.Iterator[None]:
     # Whatever a test does to the engine's configuration, the next one finds it as the deploy has left it. The role has to
     # put its part there itself, or it would not know it for its own.
     before, names = json.loads(gpu1.daemon_json), gpu1.containers()
@@ -34,7 +36,7 @@ def as_deployed(gpu1):
     gpu1.run("docker", "start", *names)
 
 
-def test_as_deployed(gpu1):
+def test_as_deployed(gpu1: GpuHost) -> None:
     assert set(gpu1.packages.values()) == {f"{NEWEST}-1"} and len(gpu1.packages) == 4, gpu1.packages
     # One signed source, which names its key.
     sources = gpu1.shell("grep -l :8091 /etc/apt/sources.list.d/*").split()
@@ -51,14 +53,14 @@ def test_as_deployed(gpu1):
     assert (again.code, again.changed) == (0, {}), str(again)
 
 
-def test_a_version_with_a_known_hole_is_refused(gpu1):
+def test_a_version_with_a_known_hole_is_refused(gpu1: GpuHost) -> None:
     before = gpu1.packages
     run = setup(version=FLOOR)
     assert run.code != 0 and "CVE-2025-23266" in run.last_words and "1.17.8" in run.last_words, str(run)
     assert gpu1.packages == before
 
 
-def test_an_upgrade_keeps_what_runs(gpu1, fleet):
+def test_an_upgrade_keeps_what_runs(gpu1: GpuHost, fleet: Fleet) -> None:
     present(version=EARLIER)
     assert set(gpu1.packages.values()) == {f"{EARLIER}-1"}, gpu1.packages
     assert len(gpu1.specs) == 1, gpu1.specs
@@ -69,7 +71,7 @@ def test_an_upgrade_keeps_what_runs(gpu1, fleet):
     assert fleet.hosts["gpu1"].look().running == running and gpu1.engine_started == engine
 
 
-def test_old_lists_are_put_aside(gpu1):
+def test_old_lists_are_put_aside(gpu1: GpuHost) -> None:
     lists = [f"/etc/apt/sources.list.d/{name}.list" for name in ("nvidia-docker", "libnvidia-container")]
     for path in lists:
         gpu1.write(path, "deb http://192.0.2.1/nothing-is-here /\n")
@@ -81,7 +83,7 @@ def test_old_lists_are_put_aside(gpu1):
         gpu1.run("rm", "-f", *lists, *(f"{path}.save" for path in lists))
 
 
-def test_a_second_specification_is_put_aside(gpu1):
+def test_a_second_specification_is_put_aside(gpu1: GpuHost) -> None:
     gpu1.shell("mkdir -p /etc/cdi && nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml")
     try:
         present()
@@ -101,7 +103,7 @@ def test_a_second_specification_is_put_aside(gpu1):
     ],
     ids=["absent", "empty", "foreign-keys", "runtimes-null", "other-features"],
 )
-def test_the_engines_configuration_is_merged(gpu1, text, kept):
+def test_the_engines_configuration_is_merged(gpu1: GpuHost, text: str, kept: t.Any) -> None:
     gpu1.write("/etc/docker/daemon.json", text)
     # Without live-restore a restart stops what runs, which has to be asked for.
     present(mode="cdi", allow_restart="live-restore" not in (text or ""))
@@ -114,7 +116,7 @@ def test_the_engines_configuration_is_merged(gpu1, text, kept):
     assert "default-runtime" not in settings
 
 
-def test_a_restart_that_would_stop_containers_is_refused(gpu1):
+def test_a_restart_that_would_stop_containers_is_refused(gpu1: GpuHost) -> None:
     image = gpu1.run("docker", "inspect", "--format", "{{.Image}}", *gpu1.containers()).strip()
     # An engine that knows no CDI devices, and stops its containers with itself.
     gpu1.write("/etc/docker/daemon.json", "{}")
@@ -136,7 +138,7 @@ def test_a_restart_that_would_stop_containers_is_refused(gpu1):
 
 
 @pytest.mark.parametrize("text", ['{"live-restore": true,}', '{ // a comment\n}', "[]"], ids=["comma", "comment", "list"])
-def test_a_malformed_configuration_is_left_alone(gpu1, text):
+def test_a_malformed_configuration_is_left_alone(gpu1: GpuHost, text: str) -> None:
     gpu1.write("/etc/docker/daemon.json", text)
     engine = gpu1.engine_started
     run = setup(mode="runtime")
@@ -144,7 +146,7 @@ def test_a_malformed_configuration_is_left_alone(gpu1, text):
     assert gpu1.daemon_json == text and gpu1.engine_started == engine
 
 
-def test_the_runtime_instead_of_cdi_and_back(gpu1, fleet):
+def test_the_runtime_instead_of_cdi_and_back(gpu1: GpuHost, fleet: Fleet) -> None:
     running = fleet.hosts["gpu1"].look().running
     present(mode="runtime")
     settings = json.loads(gpu1.daemon_json)
@@ -159,7 +161,7 @@ def test_the_runtime_instead_of_cdi_and_back(gpu1, fleet):
     assert fleet.hosts["gpu1"].look().running == running
 
 
-def test_what_was_put_there_is_taken_back(gpu1, fleet):
+def test_what_was_put_there_is_taken_back(gpu1: GpuHost, fleet: Fleet) -> None:
     run = setup(state="absent")
     assert run.code == 0, str(run)
     assert gpu1.packages == {} and gpu1.traces == [], gpu1.traces
@@ -175,7 +177,7 @@ def test_what_was_put_there_is_taken_back(gpu1, fleet):
 
 
 @pytest.mark.parametrize("broken", ["missing", "not working"])
-def test_a_host_without_a_driver_is_told_what_to_do(gpu1, broken):
+def test_a_host_without_a_driver_is_told_what_to_do(gpu1: GpuHost, broken: str) -> None:
     before = gpu1.packages
     if broken == "missing":
         gpu1.run("mv", "/usr/bin/nvidia-smi", "/usr/bin/nvidia-smi.away")

@@ -4,10 +4,11 @@ import pathlib
 import re
 import subprocess
 import time
+import typing as t
 
 import pytest
 
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, Host, header, play
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, Fleet, Host, Run, UnderLoad, header, play
 from ansible_collections.truthgraph.platform.molecule.shared.writer import Writer, psql, stored
 
 KNOWN_HOSTS = pathlib.Path.home() / ".local" / "state" / "truthgraph" / "lab" / "ssh" / "known_hosts"
@@ -16,38 +17,38 @@ EARLIER = {"api_environment": {"TRUTHGRAPH_TEST": "earlier"}, "api_secrets": {"T
 TOKEN = "/etc/truthgraph/releases/{}/api/TEST_TOKEN"
 
 
-def plain(text):
+def plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def good(run):
+def good(run: Run) -> Run:
     assert run.code == 0, str(run)
     return run
 
 
-def forget_connections():
+def forget_connections() -> None:
     # SSH's connections outlive the host that they lead to.
     for socket in (pathlib.Path.home() / ".ansible" / "cp").glob("*"):
         subprocess.run(["ssh", "-O", "exit", "-o", f"ControlPath={socket}", "none"], capture_output=True, check=False)
 
 
-def lose(name):
+def lose(name: str) -> None:
     good(play("remove_host", {"host": name}))
     forget_connections()
 
 
-def make_blank(name):
+def make_blank(name: str) -> None:
     good(play("lab"))
     assert not Host(name).run("sh", "-c", "ls /var/lib/truthgraph /etc/truthgraph 2>/dev/null; true"), f"{name} is not blank"
 
 
-def running(fleet, *names):
+def running(fleet: Fleet, *names: str) -> dict[str, t.Any]:
     found = fleet.look()
     return {name: found[name].running for name in names}
 
 
 @contextlib.contextmanager
-def another_key(name):
+def another_key(name: str) -> t.Iterator[None]:
     # As if the control node still knew the dead host's key.
     forget = ["ssh-keygen", "-q", "-R", ADDRESSES[name], "-f", str(KNOWN_HOSTS)]
     subprocess.run(forget, check=True, capture_output=True)
@@ -61,7 +62,7 @@ def another_key(name):
 
 
 @pytest.fixture(scope="module")
-def releases(fleet):
+def releases(fleet: Fleet) -> t.Iterator[dict[str, str]]:
     """The release that serves, and the one before, of which every host has kept a secret."""
     good(fleet.deploy("reference", **EARLIER))
     earlier = fleet.release
@@ -70,7 +71,7 @@ def releases(fleet):
     good(fleet.deploy("reference"))
 
 
-def check_all_is_well(fleet, releases, name, **variables):
+def check_all_is_well(fleet: Fleet, releases: dict[str, str], name: str, **variables: t.Any) -> None:
     """The fleet is whole: a deploy finds nothing to do, and the new host has all that a rollback needs."""
     found = fleet.check_serves(releases["serving"])
     assert set(found[name].records) >= set(releases.values()), found[name].records.keys()
@@ -82,14 +83,14 @@ def check_all_is_well(fleet, releases, name, **variables):
         assert Host(name).run("stat", "-c", "%a %u", path).strip() == "440 0"
 
 
-def check_rollback(fleet, releases):
+def check_rollback(fleet: Fleet, releases: dict[str, str]) -> None:
     good(play("rollback"))
     assert {header(url) for url in APIS.values()} == {releases["earlier"]}
     good(play("rollback"))
     fleet.check_serves(releases["serving"])
 
 
-def test_a_host_that_lives_is_refused(fleet, releases):
+def test_a_host_that_lives_is_refused(fleet: Fleet, releases: dict[str, str]) -> None:
     before = running(fleet, "cpu1", "cpu2", "gpu1")
     run = play("replace_host", {"host": "cpu2"})
     assert run.code != 0 and "cpu2 is not blank" in run.last_words and "deploy.yml" in run.last_words, str(run)
@@ -98,7 +99,7 @@ def test_a_host_that_lives_is_refused(fleet, releases):
     assert running(fleet, "cpu1", "cpu2", "gpu1") == before and fleet.look()["cpu1"].lock is None
 
 
-def test_an_api_host(fleet, releases, under_load):
+def test_an_api_host(fleet: Fleet, releases: dict[str, str], under_load: UnderLoad) -> None:
     before = running(fleet, "cpu1", "gpu1")
     fence = int(fleet.look()["cpu1"].fence)
     with under_load(["cpu1"]):
@@ -123,7 +124,7 @@ def test_an_api_host(fleet, releases, under_load):
     check_rollback(fleet, releases)
 
 
-def test_the_inference_host(fleet, releases, under_load):
+def test_the_inference_host(fleet: Fleet, releases: dict[str, str], under_load: UnderLoad) -> None:
     before = running(fleet, "cpu1", "cpu2")
     # Without it no claim is verified; everything else is answered.
     with under_load(posts_may_fail_for=900):
@@ -139,7 +140,7 @@ def test_the_inference_host(fleet, releases, under_load):
 
 
 # Last, since it takes the data away.
-def test_the_host_of_the_database_an_api_and_the_lock(fleet, releases, tmp_path):
+def test_the_host_of_the_database_an_api_and_the_lock(fleet: Fleet, releases: dict[str, str], tmp_path: pathlib.Path) -> None:
     away = {"backup_controller_dir": str(tmp_path)}
     fence, before = int(fleet.look()["cpu1"].fence), running(fleet, "cpu2", "gpu1")
     with Writer() as writer:

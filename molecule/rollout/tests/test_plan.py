@@ -1,19 +1,21 @@
 # What `deploy.yml --check` says, and that it changes nothing.
+import pathlib
 import re
 import shutil
+import typing as t
 
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import play, unchanged
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import Fleet, play, unchanged
 
 MIGRATION = 'revision = "0002"\ndown_revision = "0001"\ncontract = True\n\n\ndef upgrade() -> None:\n    pass\n'
 
 
-def planned(variables):
+def planned(variables: dict[str, t.Any]) -> str:
     run = play("deploy", variables, "--check")
     assert run.code == 0, str(run)
     return run.said
 
 
-def test_nothing_to_do_is_said(fleet):
+def test_nothing_to_do_is_said(fleet: Fleet) -> None:
     release = fleet.bring("reference")
     said = planned(fleet.tree("reference"))
     for host, service in (("cpu1", "api"), ("cpu2", "api"), ("gpu1", "inference")):
@@ -22,7 +24,7 @@ def test_nothing_to_do_is_said(fleet):
     assert "Migrations" not in said and "Expected interruption" not in said
 
 
-def test_another_release_is_said_with_what_it_costs(fleet):
+def test_another_release_is_said_with_what_it_costs(fleet: Fleet) -> None:
     fleet.tree("other")
     release = fleet.bring("reference")
     before = fleet.look()
@@ -37,7 +39,7 @@ def test_another_release_is_said_with_what_it_costs(fleet):
     unchanged(before, fleet.look())
 
 
-def test_what_is_still_to_be_built_is_said_with_its_migrations(fleet, tmp_path):
+def test_what_is_still_to_be_built_is_said_with_its_migrations(fleet: Fleet, tmp_path: pathlib.Path) -> None:
     fleet.bring("reference")
     before = fleet.look()
     tree = tmp_path / "tree"

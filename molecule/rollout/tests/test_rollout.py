@@ -2,10 +2,22 @@
 # left; alone, each makes for itself what it needs.
 import contextlib
 import re
+import typing as t
 
 import pytest
 
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, SERVICES, header, never_ready, play, unchanged
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import (
+    APIS,
+    SERVICES,
+    Clients,
+    Fleet,
+    Seen,
+    UnderLoad,
+    header,
+    never_ready,
+    play,
+    unchanged,
+)
 
 ROLLED_OUT = list(SERVICES)
 SAW_NOTHING = r"Meanwhile (\d+) requests were sent to the API from here: 0 failed"
@@ -14,7 +26,7 @@ SECRET = "TRUTHGRAPH_TEST_TOKEN"
 SECRET_FILE = f"/run/secrets/truthgraph/{SECRET}"
 
 
-def switched(fleet, seen, old, new):
+def switched(fleet: Fleet, seen: Clients, old: str, new: str) -> dict[str, Seen]:
     # On every host the other release serves, the earlier slot is kept and does not run, and clients saw one after the other.
     found = fleet.check_serves(new)
     for name in APIS:
@@ -26,12 +38,12 @@ def switched(fleet, seen, old, new):
     return found
 
 
-def environment(found, name):
+def environment(found: dict[str, Seen], name: str) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in found[name].live["environment"])
 
 
 @contextlib.contextmanager
-def no_registry(fleet):
+def no_registry(fleet: Fleet) -> t.Iterator[None]:
     build = fleet.hosts["build1"]
     build.run("docker", "stop", "truthgraph-registry")
     try:
@@ -40,7 +52,7 @@ def no_registry(fleet):
         build.run("docker", "start", "truthgraph-registry")
 
 
-def test_good_deploy(fleet, under_load):
+def test_good_deploy(fleet: Fleet, under_load: UnderLoad) -> None:
     fleet.tree("other")
     old = fleet.bring("reference")
     before = fleet.check_serves(old)
@@ -73,7 +85,7 @@ def test_good_deploy(fleet, under_load):
     assert all(image["now"]["unpacked_bytes"] and image["before"]["digest"] for image in report["images"]), report["images"]
 
 
-def test_same_release_again(fleet, under_load):
+def test_same_release_again(fleet: Fleet, under_load: UnderLoad) -> None:
     release = fleet.bring("other")
     before = fleet.check_serves(release)
     with under_load() as seen:
@@ -86,7 +98,7 @@ def test_same_release_again(fleet, under_load):
 
 
 @pytest.mark.parametrize("times", ["rollback", "rollback-of-the-rollback"])
-def test_rollback_without_the_registry(fleet, under_load, times):
+def test_rollback_without_the_registry(fleet: Fleet, under_load: UnderLoad, times: str) -> None:
     if times == "rollback":
         fleet.once("reference")
         fleet.bring("other")
@@ -103,7 +115,7 @@ def test_rollback_without_the_registry(fleet, under_load, times):
     assert new == fleet.once("reference" if times == "rollback" else "other")
 
 
-def test_list_changes_nothing(fleet, under_load):
+def test_list_changes_nothing(fleet: Fleet, under_load: UnderLoad) -> None:
     other = fleet.once("other")
     release = fleet.bring("reference")
     before = fleet.look()
@@ -115,7 +127,7 @@ def test_list_changes_nothing(fleet, under_load):
     unchanged(before, fleet.check_serves(release))
 
 
-def test_unknown_release_is_refused(fleet, under_load):
+def test_unknown_release_is_refused(fleet: Fleet, under_load: UnderLoad) -> None:
     other = fleet.once("other")
     release = fleet.bring("reference")
     before = fleet.look()
@@ -131,7 +143,7 @@ def test_unknown_release_is_refused(fleet, under_load):
         assert after[name].records == before[name].records, name
 
 
-def test_release_that_was_never_stable_is_refused(fleet, under_load):
+def test_release_that_was_never_stable_is_refused(fleet: Fleet, under_load: UnderLoad) -> None:
     other = fleet.once("other")
     release = fleet.bring("reference")
     failed = play("deploy", {**fleet.tree("never-ready", never_ready), "api_ready_timeout": 3})
@@ -151,7 +163,7 @@ def test_release_that_was_never_stable_is_refused(fleet, under_load):
         assert after[name].records == before[name].records, name
 
 
-def test_configuration_comes_back(fleet, under_load):
+def test_configuration_comes_back(fleet: Fleet, under_load: UnderLoad) -> None:
     fleet.bring("reference")
     releases = {}
     with under_load():
@@ -170,11 +182,11 @@ def test_configuration_comes_back(fleet, under_load):
     assert releases["red"] != releases["green"]
 
 
-def test_secrets_come_back(fleet, under_load):
+def test_secrets_come_back(fleet: Fleet, under_load: UnderLoad) -> None:
     fleet.bring("reference")
     releases = {}
 
-    def secrets():
+    def secrets() -> list[str]:
         found = fleet.check_serves(fleet.release)
         names = {name: f"truthgraph-api-{found[name].slot}" for name in APIS}
         return [fleet.hosts[name].file_of(container, SECRET_FILE) for name, container in names.items()]
@@ -199,7 +211,7 @@ def test_secrets_come_back(fleet, under_load):
 
 
 # Which slot serves is the proxy's only memory; a slot that is not the first one shows whether it is kept.
-def with_green(fleet):
+def with_green(fleet: Fleet) -> tuple[str, dict[str, Seen]]:
     for name in ("reference", "other"):
         release = fleet.bring(name)
         found = fleet.check_serves(release)
@@ -213,7 +225,7 @@ def with_green(fleet):
     [["systemctl", "reload", "haproxy"], ["systemctl", "restart", "docker"]],
     ids=["reload-of-the-proxy", "restart-of-docker"],
 )
-def test_live_slot_outlasts(fleet, under_load, command):
+def test_live_slot_outlasts(fleet: Fleet, under_load: UnderLoad, command: str) -> None:
     release, before = with_green(fleet)
     with under_load() as seen:
         for name in APIS:
@@ -225,7 +237,7 @@ def test_live_slot_outlasts(fleet, under_load, command):
     assert seen.releases("cpu1") == seen.releases("cpu2") == [release]
 
 
-def test_live_slot_outlasts_a_restart_of_the_host(fleet, under_load):
+def test_live_slot_outlasts_a_restart_of_the_host(fleet: Fleet, under_load: UnderLoad) -> None:
     release, before = with_green(fleet)
     # The host's own clients have to wait for it; those of the other are not concerned.
     with under_load(["cpu1"]):

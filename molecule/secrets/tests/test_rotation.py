@@ -1,13 +1,17 @@
 # Passwords are replaced by a deploy with the new one, while clients go on.
+from __future__ import annotations
+
 import contextlib
 import json
+import pathlib
 import subprocess
 import threading
+import typing as t
 
 import pytest
 
 from ansible_collections.truthgraph.platform.molecule.shared import rollout
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import Host, play
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import Fleet, Host, Run, UnderLoad, play
 from ansible_collections.truthgraph.platform.molecule.shared.writer import psql
 
 CPU1 = Host("cpu1")
@@ -33,10 +37,10 @@ except psycopg.Error as error:
 
 
 @pytest.fixture
-def replaced(fleet, tmp_path):
+def replaced(fleet: Fleet, tmp_path: pathlib.Path) -> t.Iterator[t.Callable[..., Run]]:
     """Deploy with one variable more, from a file, as it would come from a vault. In the end the lab's own are back."""
 
-    def deploy(variable=None, tree="reference", **more):
+    def deploy(variable: str | None = None, tree: str = "reference", **more: t.Any) -> Run:
         file = tmp_path / "vault.json"
         file.write_text(json.dumps({variable: NEW[variable]} if variable else {}), encoding="utf-8")
         return play("deploy", {**fleet.tree(tree), **more}, "-e", f"@{file}")
@@ -49,36 +53,38 @@ def replaced(fleet, tmp_path):
 class NewConnections(threading.Thread):
     """Ends every session of the API again and again, so that what serves has to log in anew all the time."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.ended, self._over = [], threading.Event()
+        self.ended: list[int] = []
+        self._over = threading.Event()
 
-    def run(self):
+    def run(self) -> None:
         command = ["docker", "exec", "-i", CPU1.container, "docker", "exec", "-i", "truthgraph-postgres",
                    "psql", "-XAtqU", "postgres"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as session:
+            assert session.stdin and session.stdout
             while not self._over.wait(PAUSE):
                 session.stdin.write(END_SESSIONS)
                 session.stdin.flush()
                 self.ended.append(int(session.stdout.readline()))
             session.stdin.close()
 
-    def __enter__(self):
+    def __enter__(self) -> NewConnections:
         self.start()
         return self
 
-    def __exit__(self, *_error):
+    def __exit__(self, *_error: object) -> None:
         self._over.set()
         self.join()
         assert len([count for count in self.ended if count]) > 5, self.ended
 
 
-def address():
+def address() -> str:
     """Return with what the API that serves logs in."""
     return CPU1.file_of(f"truthgraph-api-{CPU1.look().slot}", "/run/secrets/truthgraph/DATABASE_URL")
 
 
-def log_in(url):
+def log_in(url: str) -> str:
     """Return what Postgres says to it."""
     command = ["docker", "exec", "-i", CPU1.container, "docker", "exec", "-i", f"truthgraph-api-{CPU1.look().slot}"]
     done = subprocess.run([*command, "python3", "-c", LOG_IN], input=url, capture_output=True, text=True, timeout=60, check=True)
@@ -86,7 +92,9 @@ def log_in(url):
 
 
 @pytest.mark.parametrize("variable", NEW)
-def test_a_password_is_replaced_and_no_request_is_dropped(fleet, under_load, replaced, variable):
+def test_a_password_is_replaced_and_no_request_is_dropped(
+    fleet: Fleet, under_load: UnderLoad, replaced: t.Callable[..., Run], variable: str | None
+) -> None:
     fleet.bring("reference")
     earlier = address()
     constrained = NewConnections if variable == "fleet_database_password" else contextlib.nullcontext
@@ -108,7 +116,9 @@ def test_a_password_is_replaced_and_no_request_is_dropped(fleet, under_load, rep
     assert address() == earlier
 
 
-def test_a_new_password_of_the_database_with_a_deploy_that_fails(fleet, under_load, replaced):
+def test_a_new_password_of_the_database_with_a_deploy_that_fails(
+    fleet: Fleet, under_load: UnderLoad, replaced: t.Callable[..., Run]
+) -> None:
     # What serves goes on with the earlier one, and either can be deployed after it.
     release = fleet.bring("reference")
     fleet.tree("never-ready", rollout.never_ready)
@@ -122,7 +132,9 @@ def test_a_new_password_of_the_database_with_a_deploy_that_fails(fleet, under_lo
     assert address() == earlier
 
 
-def test_a_rollback_comes_before_the_deploy_with_the_new_password(fleet, under_load, tmp_path):
+def test_a_rollback_comes_before_the_deploy_with_the_new_password(
+    fleet: Fleet, under_load: UnderLoad, tmp_path: pathlib.Path
+) -> None:
     # Whoever has written a new password into the vault may have to roll back before it was ever deployed.
     release = fleet.once("another")
     fleet.bring("reference")

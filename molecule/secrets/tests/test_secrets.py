@@ -1,5 +1,7 @@
 # A deploy, one that fails, and a rollback, with known strings as secrets and with all that Ansible can say of them. Then
 # everything that they wrote anywhere is searched for the secrets, and so is every command line that there was meanwhile.
+from __future__ import annotations
+
 import base64
 import contextlib
 import gzip
@@ -10,14 +12,15 @@ import pathlib
 import subprocess
 import threading
 import time
+import typing as t
 import urllib.parse
 import uuid
 
 import pytest
 
 from ansible_collections.truthgraph.platform.molecule.shared import rollout
-from ansible_collections.truthgraph.platform.molecule.shared.fleet import LAB, Fleet
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import CHECKOUT, Host, Playbook
+from ansible_collections.truthgraph.platform.molecule.shared.fleet import CHECKOUT, LAB, Fleet
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import Host, Playbook
 
 HOSTS = {name: Host(name) for name in ("build1", "cpu1", "cpu2", "gpu1")}
 SAMPLE_SECONDS = 0.03
@@ -81,7 +84,7 @@ rm -f /tmp/planted /var/lib/truthgraph/planted*
 """
 
 
-def forms(secret):
+def forms(secret: str) -> set[str]:
     """Return how a secret may be written: as it is, as addresses, JSON and shells have it, in base64, and hashed.
 
     Its beginning is the same however it is quoted, and so it is in base64 of something in which it is quoted.
@@ -99,12 +102,12 @@ def forms(secret):
     return found
 
 
-def hits(text, needles):
+def hits(text: t.Any, needles: dict[str, str]) -> list[str]:
     data = text if isinstance(text, bytes) else text.encode()
     return sorted({name for form, name in needles.items() if form.encode() in data})
 
 
-def search(host, needles):
+def search(host: str, needles: dict[str, str]) -> list[str]:
     """Return which files of a host have one."""
     done = subprocess.run(
         ["docker", "exec", "-i", HOSTS[host].container, "sh", "-c", SEARCH],
@@ -113,13 +116,13 @@ def search(host, needles):
     return sorted(set(done.stdout.splitlines()))
 
 
-def said(host, what):
+def said(host: str, what: str) -> bytes:
     return subprocess.run(
         ["docker", "exec", HOSTS[host].container, "sh", "-c", SAID[what]], capture_output=True, timeout=300, check=True
     ).stdout
 
 
-def search_here(places, needles, since):
+def search_here(places: t.Iterable[pathlib.Path | str], needles: dict[str, str], since: float) -> list[str]:
     """Return which files of the control node that were written since have one."""
     found = []
     for place in places:
@@ -135,30 +138,28 @@ def search_here(places, needles, since):
 class CommandLines(threading.Thread):
     """Every command line that there is on this machine, which is all hosts of the lab and the control node too."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.seen, self._over = set(), threading.Event()
+        self.seen: set[bytes] = set()
+        self._over = threading.Event()
 
-    def run(self):
+    def run(self) -> None:
         while not self._over.wait(SAMPLE_SECONDS):
             for name in filter(str.isdigit, os.listdir("/proc")):
-                try:
-                    with open(f"/proc/{name}/cmdline", "rb") as file:
-                        self.seen.add(file.read())
-                except OSError:
-                    pass  # It has ended.
+                with contextlib.suppress(OSError):  # It has ended.
+                    self.seen.add(pathlib.Path(f"/proc/{name}/cmdline").read_bytes())
 
-    def __enter__(self):
+    def __enter__(self) -> CommandLines:
         self.start()
         return self
 
-    def __exit__(self, *_error):
+    def __exit__(self, *_error: object) -> None:
         self._over.set()
         self.join()
 
 
 @pytest.fixture(scope="module")
-def since():
+def since() -> float:
     """From now on what is written is looked at."""
     for host in HOSTS.values():
         host.run("touch", "/run/before")
@@ -166,19 +167,23 @@ def since():
 
 
 @pytest.fixture(scope="module")
-def state():
+def state() -> pathlib.Path:
     return pathlib.Path(Fleet(LAB).variables["state_dir"])
 
 
 @pytest.fixture(scope="module")
-def needles(state):
+def needles(state: pathlib.Path) -> dict[str, str]:
     found = {form: name for name, secret in SECRETS.items() if name != "planted" for form in forms(secret)}
     key = (state / "ca" / "ca.key").read_text(encoding="ascii").splitlines()
     return {**found, **dict.fromkeys((line for line in key if not line.startswith("-") and len(line) == 64), "key of the CA")}
 
 
+# What was printed by each run, and the command lines that there were meanwhile.
+Written = tuple[dict[str, str], set[bytes]]
+
+
 @pytest.fixture(scope="module")
-def written(fleet, since, tmp_path_factory):
+def written(fleet: rollout.Fleet, since: float, tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Written]:
     """What was printed and what ran meanwhile, after all three runs."""
     fleet.bring("reference")
     spoiled = fleet.tree("never-ready", rollout.never_ready)
@@ -195,7 +200,7 @@ def written(fleet, since, tmp_path_factory):
     )
     file.chmod(0o600)
     settings = {"postgres_settings": POSTGRES_SETTINGS}
-    output = {}
+    output: dict[str, str] = {}
     try:
         with CommandLines() as lines:
             for name, what, variables, callback, good in (
@@ -216,7 +221,7 @@ def written(fleet, since, tmp_path_factory):
     assert run.code == 0, str(run)
 
 
-def test_the_secrets_were_in_use(written, needles):
+def test_the_secrets_were_in_use(written: Written, needles: dict[str, str]) -> None:
     # They are where they are kept.
     for host, wanted in {
         "cpu1": {"database", "release", "registry", "superuser"},
@@ -234,7 +239,7 @@ def test_the_secrets_were_in_use(written, needles):
     assert all(len(text) > 100_000 for text in written[0].values())
 
 
-def test_nothing_is_printed(written, needles):
+def test_nothing_is_printed(written: Written, needles: dict[str, str]) -> None:
     found = {
         (name, number, hit)
         for name, text in written[0].items()
@@ -244,12 +249,12 @@ def test_nothing_is_printed(written, needles):
     assert found == set()
 
 
-def test_no_command_line_has_one(written, needles):
+def test_no_command_line_has_one(written: Written, needles: dict[str, str]) -> None:
     assert [line for line in written[1] if hits(line, needles)] == []
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_no_file_of_a_host_has_one(written, needles, host):
+def test_no_file_of_a_host_has_one(written: Written, needles: dict[str, str], host: str) -> None:
     assert [path for path in search(host, needles) if not any(path.startswith(kept) for kept in KEPT)] == []
     # What is kept is kept from others.
     readable = HOSTS[host].run("sh", "-c", f"find {' '.join(KEPT)} -type f -perm /o=rwx 2>/dev/null; true")
@@ -258,24 +263,26 @@ def test_no_file_of_a_host_has_one(written, needles, host):
 
 @pytest.mark.parametrize("what", SAID)
 @pytest.mark.parametrize("host", HOSTS)
-def test_no_host_says_one(written, needles, host, what):
+def test_no_host_says_one(written: Written, needles: dict[str, str], host: str, what: str) -> None:
     assert hits(said(host, what), needles) == []
 
 
-def places_here(state):
+def places_here(state: pathlib.Path) -> list[pathlib.Path | str]:
     """Return where the control node may have written something, but for where it keeps secrets."""
     return [pathlib.Path.home() / ".ansible", "/tmp", "/var/tmp", "/var/log", "/run", CHECKOUT,
             *(path for path in state.iterdir() if path.name not in ("ca", "passwords", "ssh"))]
 
 
-def test_nothing_is_left_on_the_control_node(written, needles, state, since):
+def test_nothing_is_left_on_the_control_node(
+    written: Written, needles: dict[str, str], state: pathlib.Path, since: float
+) -> None:
     assert search_here(places_here(state), needles, since) == []
     kept = [path for name in ("passwords", "ca", "ssh") for path in (state / name).iterdir()]
     kept = [path for path in kept if path.suffix not in (".crt", ".pub") and path.name != "known_hosts"]
     assert [path for path in kept if path.stat().st_mode & 0o077] == []
 
 
-def test_what_is_planted_on_a_host_is_found_everywhere(fleet, since):
+def test_what_is_planted_on_a_host_is_found_everywhere(fleet: Fleet, since: float) -> None:
     host, secret = HOSTS["cpu2"], SECRETS["planted"]
     needles = dict.fromkeys(forms(secret), "planted")
     address, coded = urllib.parse.quote(secret, safe=""), base64.b64encode(f"truthgraph:{secret}".encode()).decode()
@@ -298,7 +305,7 @@ def test_what_is_planted_on_a_host_is_found_everywhere(fleet, since):
     assert hits(said("cpu2", "docker inspect"), needles) == hits(said("cpu2", "docker history"), needles) == []
 
 
-def test_what_is_planted_on_the_control_node_is_found(state, since, tmp_path):
+def test_what_is_planted_on_the_control_node_is_found(state: pathlib.Path, since: float, tmp_path: pathlib.Path) -> None:
     secret = SECRETS["planted"]
     needles = dict.fromkeys(forms(secret), "planted")
     planted = [pathlib.Path.home() / ".ansible" / "planted", state / "probe" / "planted", tmp_path / "planted"]
@@ -315,7 +322,7 @@ def test_what_is_planted_on_the_control_node_is_found(state, since, tmp_path):
             path.unlink(missing_ok=True)
 
 
-def test_every_form_of_a_secret_is_a_hit():
+def test_every_form_of_a_secret_is_a_hit() -> None:
     secret = SECRETS["planted"]
     needles = dict.fromkeys(forms(secret), "planted")
     for form in needles:

@@ -14,6 +14,7 @@ APP = Path(__file__).resolve().parents[3] / "files" / "app"
 def load(name: str, path: str) -> ModuleType:
     """Load one file by its path. Its package would import the web framework too."""
     spec = importlib.util.spec_from_file_location(name, APP / path)
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look their module up.
     sys.modules[name] = module

@@ -1,5 +1,8 @@
 """The model itself, on the CPU. Where torch and the weights are not installed, this is left out."""
 
+import pathlib
+import typing as t
+
 import pytest
 
 NEEDS = "needs the packages of files/app/requirements/ml.txt, torch-cpu.txt and model.txt"
@@ -12,12 +15,12 @@ TEXTS = ["short", "a text that is somewhat longer, " * 9, "one of a middle lengt
 
 
 @pytest.fixture
-def load(app_path, node, monkeypatch):
+def load(app_path: pathlib.Path, node: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., t.Any]:
     """Load the model with some settings, in a container with a card."""
     from truthgraph.ml.embedder import load
     from truthgraph.ml.settings import Settings
 
-    def loader(**variables):
+    def loader(**variables: str) -> t.Any:
         for name, value in variables.items():
             monkeypatch.setenv(f"TRUTHGRAPH_{name}", value)
         return load(Settings(), node.parent)
@@ -25,7 +28,7 @@ def load(app_path, node, monkeypatch):
     return loader
 
 
-def test_by_itself_it_computes_in_float32_on_the_cpu(load):
+def test_by_itself_it_computes_in_float32_on_the_cpu(load: t.Callable[..., t.Any]) -> None:
     embedder = load()
     assert (embedder.device, embedder.precision, embedder.agreement, embedder.card) == ("cpu", "float32", None, None)
     vectors = embedder.encode(TEXTS)
@@ -35,7 +38,7 @@ def test_by_itself_it_computes_in_float32_on_the_cpu(load):
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-def test_half_precision_agrees_and_answers_float32(load, precision):
+def test_half_precision_agrees_and_answers_float32(load: t.Callable[..., t.Any], precision: str) -> None:
     exact = load().encode(TEXTS)
     embedder = load(PRECISION=precision)
     assert 0.999 <= embedder.agreement < 1
@@ -46,7 +49,9 @@ def test_half_precision_agrees_and_answers_float32(load, precision):
     assert (vectors * exact).sum(axis=1).min() >= 0.999
 
 
-def test_half_precision_that_does_not_agree_is_refused_with_its_figure(load, monkeypatch):
+def test_half_precision_that_does_not_agree_is_refused_with_its_figure(
+    load: t.Callable[..., t.Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from truthgraph.ml import embedder
 
     monkeypatch.setattr(embedder, "LEAST_AGREEMENT", 1.01)
@@ -54,7 +59,7 @@ def test_half_precision_that_does_not_agree_is_refused_with_its_figure(load, mon
         load(PRECISION="bfloat16")
 
 
-def test_a_simulated_card_is_held_and_the_cpu_computes(load, node):
+def test_a_simulated_card_is_held_and_the_cpu_computes(load: t.Callable[..., t.Any], node: pathlib.Path) -> None:
     embedder = load(DEVICE="simulated")
     assert (embedder.device, embedder._model.device.type) == ("simulated", "cpu")
     embedder.check()
@@ -67,7 +72,7 @@ def test_a_simulated_card_is_held_and_the_cpu_computes(load, node):
 
 
 @pytest.mark.parametrize("device", ["cuda", "simulated"])
-def test_without_a_card_it_is_not_loaded(load, node, device):
+def test_without_a_card_it_is_not_loaded(load: t.Callable[..., t.Any], node: pathlib.Path, device: str) -> None:
     from truthgraph.ml.card import NoCard
 
     node.unlink()
@@ -76,14 +81,14 @@ def test_without_a_card_it_is_not_loaded(load, node, device):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this torch can use a card")
-def test_a_torch_that_cannot_use_the_card_is_named(load):
+def test_a_torch_that_cannot_use_the_card_is_named(load: t.Callable[..., t.Any]) -> None:
     from truthgraph.ml.card import NoCard
 
-    with pytest.raises(NoCard, match="torch .* cannot use .*nvidia0: .*torch-cuda.txt"):
+    with pytest.raises(NoCard, match=r"torch .* cannot use .*nvidia0: .*torch-cuda.txt"):
         load(DEVICE="cuda")
 
 
-def test_without_batching_the_model_is_called_once_for_each_text(load):
+def test_without_batching_the_model_is_called_once_for_each_text(load: t.Callable[..., t.Any]) -> None:
     embedder = load(MAX_BATCH="1")
     sizes = []
     embedder._model[0].auto_model.register_forward_hook(lambda *_call: sizes.append(1))
@@ -91,7 +96,7 @@ def test_without_batching_the_model_is_called_once_for_each_text(load):
     assert sizes == [1, 1, 1]
 
 
-def test_on_the_cpu_no_padding_is_computed_and_the_vectors_are_the_librarys(load):
+def test_on_the_cpu_no_padding_is_computed_and_the_vectors_are_the_librarys(load: t.Callable[..., t.Any]) -> None:
     from sentence_transformers import SentenceTransformer
 
     embedder = load()
@@ -106,7 +111,9 @@ def test_on_the_cpu_no_padding_is_computed_and_the_vectors_are_the_librarys(load
     assert shapes == [(1, tokens, 384)]
 
 
-def test_a_model_that_cannot_be_packed_is_computed_as_the_library_does(load, monkeypatch):
+def test_a_model_that_cannot_be_packed_is_computed_as_the_library_does(
+    load: t.Callable[..., t.Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from truthgraph.ml import packed
 
     exact = load().encode(TEXTS)

@@ -1,20 +1,28 @@
 """The ML service of the reference application, in process, with a model that needs no torch."""
 
+from __future__ import annotations
+
 import asyncio
 import functools
 import hashlib
+import pathlib
 import threading
+import typing as t
+from types import ModuleType
 
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the packages of files/app/requirements/core.txt")
-httpx = pytest.importorskip("httpx", reason="needs the packages of files/app/requirements/core.txt")
+if t.TYPE_CHECKING:
+    import httpx
+else:
+    httpx = pytest.importorskip("httpx", reason="needs the packages of files/app/requirements/core.txt")
 
 
-class Vectors(list):
+class Vectors(list[list[float]]):
     """As much of an array as the service uses."""
 
-    def tolist(self):
+    def tolist(self) -> list[list[float]]:
         return list(self)
 
 
@@ -25,24 +33,24 @@ class StubEmbedder:
     agreement = 0.99987654321
     release = threading.Event()
 
-    def __init__(self, settings, nodes_at):
+    def __init__(self, settings: t.Any, nodes_at: pathlib.Path) -> None:
         from truthgraph.ml.card import Card
 
         assert self.release.wait(5)
         self.device = settings.device or "cpu"
-        self.card = Card(nodes_at) if self.device != "cpu" else None
+        self.card: t.Any = Card(nodes_at) if self.device != "cpu" else None
 
-    def check(self):
+    def check(self) -> None:
         self.card.check()
 
-    def encode(self, texts):
+    def encode(self, texts: list[str]) -> Vectors:
         if "bad" in texts:
             raise RuntimeError("cannot encode")
         return Vectors([float(len(text))] for text in texts)
 
 
 @pytest.fixture
-def stub(app_path, node, monkeypatch):
+def stub(app_path: pathlib.Path, node: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The service's module, with the stub as its model and a card in a directory of its own."""
     from truthgraph.ml import service
 
@@ -54,12 +62,12 @@ def stub(app_path, node, monkeypatch):
 
 
 @pytest.fixture
-def serve(stub):
+def serve(stub: ModuleType) -> t.Callable[..., t.Any]:
     """Run a scenario against the service: it gets a client, and the application."""
     service = stub
 
-    def runner(scenario, wait=True):
-        async def main():
+    def runner(scenario: t.Callable[..., t.Awaitable[t.Any]], wait: bool = True) -> t.Any:
+        async def main() -> t.Any:
             async with service.app.router.lifespan_context(service.app):
                 transport = httpx.ASGITransport(app=service.app, raise_app_exceptions=False)
                 async with httpx.AsyncClient(transport=transport, base_url="http://ml") as client, asyncio.timeout(10):
@@ -72,8 +80,8 @@ def serve(stub):
     return runner
 
 
-def test_texts_become_vectors_in_their_order(serve):
-    async def scenario(client, _app):
+def test_texts_become_vectors_in_their_order(serve: t.Callable[..., t.Any]) -> None:
+    async def scenario(client: httpx.AsyncClient, _app: object) -> t.Any:
         return await client.post("/embed", json={"texts": ["a", "bbb"]})
 
     answer = serve(scenario)
@@ -81,10 +89,10 @@ def test_texts_become_vectors_in_their_order(serve):
     assert answer.json() == {"embeddings": [[1.0], [3.0]], "model": "all-MiniLM-L6-v2", "dimension": 384}
 
 
-def test_loading_answers_503_and_then_200(serve):
+def test_loading_answers_503_and_then_200(serve: t.Callable[..., t.Any]) -> None:
     StubEmbedder.release.clear()
 
-    async def scenario(client, app):
+    async def scenario(client: httpx.AsyncClient, app: t.Any) -> t.Any:
         health, embed = await client.get("/health"), await client.post("/embed", json={"texts": ["a"]})
         StubEmbedder.release.set()
         while app.state.service.status == "loading":
@@ -100,15 +108,17 @@ def test_loading_answers_503_and_then_200(serve):
     assert (later.json()["precision"], later.json()["agreement"]) == ("bfloat16", 0.999877)
 
 
-def test_a_model_that_cannot_be_loaded_stays_503_and_says_why(serve, monkeypatch):
+def test_a_model_that_cannot_be_loaded_stays_503_and_says_why(
+    serve: t.Callable[..., t.Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from truthgraph.ml import service
 
-    def broken(_settings, _nodes_at):
+    def broken(_settings: object, _nodes_at: object) -> None:
         raise ValueError("wrong weights")
 
     monkeypatch.setattr(service, "load", broken)
 
-    async def scenario(client, _app):
+    async def scenario(client: httpx.AsyncClient, _app: object) -> t.Any:
         return await client.get("/health")
 
     answer = serve(scenario)
@@ -133,26 +143,26 @@ def test_a_model_that_cannot_be_loaded_stays_503_and_says_why(serve, monkeypatch
     ],
     ids=lambda body: repr(body[:24]),
 )
-def test_invalid_texts_get_422(serve, body):
-    async def scenario(client, _app):
+def test_invalid_texts_get_422(serve: t.Callable[..., t.Any], body: str) -> None:
+    async def scenario(client: httpx.AsyncClient, _app: object) -> t.Any:
         return await client.post("/embed", content=body, headers={"content-type": "application/json"})
 
     assert serve(scenario).status_code == 422
 
 
-def test_only_the_request_that_cannot_be_encoded_fails(serve):
-    async def scenario(client, _app):
+def test_only_the_request_that_cannot_be_encoded_fails(serve: t.Callable[..., t.Any]) -> None:
+    async def scenario(client: httpx.AsyncClient, _app: object) -> t.Any:
         return await asyncio.gather(*(client.post("/embed", json={"texts": [text]}) for text in ("a", "bad", "cc")))
 
     assert [answer.status_code for answer in serve(scenario)] == [200, 503, 200]
 
 
-def test_a_full_queue_says_when_to_come_back(serve, monkeypatch):
+def test_a_full_queue_says_when_to_come_back(serve: t.Callable[..., t.Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRUTHGRAPH_MAX_PENDING", "256")
     monkeypatch.setenv("TRUTHGRAPH_BATCH_WINDOW_MS", "200")
     monkeypatch.setenv("TRUTHGRAPH_MAX_BATCH", "1000")
 
-    async def scenario(client, _app):
+    async def scenario(client: httpx.AsyncClient, _app: object) -> t.Any:
         return await asyncio.gather(*(client.post("/embed", json={"texts": ["a"] * 200}) for _ in range(2)))
 
     answers = sorted(serve(scenario), key=lambda answer: answer.status_code)
@@ -160,18 +170,20 @@ def test_a_full_queue_says_when_to_come_back(serve, monkeypatch):
     assert answers[1].headers["retry-after"] == "1"
 
 
-async def until(client, status):
+async def until(client: httpx.AsyncClient, status: str) -> httpx.Response:
     """Wait for a status of the service, and answer its health."""
     while (answer := await client.get("/health")).json()["status"] != status:
         await asyncio.sleep(0.01)
     return answer
 
 
-def test_a_simulated_card_is_lost_and_comes_back(serve, node, monkeypatch, caplog):
+def test_a_simulated_card_is_lost_and_comes_back(
+    serve: t.Callable[..., t.Any], node: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("TRUTHGRAPH_DEVICE", "simulated")
     caplog.set_level("INFO", "truthgraph.ml")
 
-    async def scenario(client, _app):
+    async def scenario(client: httpx.AsyncClient, _app: object) -> t.Any:
         before = await client.get("/health")
         node.unlink()
         lost = await until(client, "lost")
@@ -191,10 +203,10 @@ def test_a_simulated_card_is_lost_and_comes_back(serve, node, monkeypatch, caplo
     assert [record.levelname for record in caplog.records if "card" in record.message] == ["ERROR", "WARNING"]
 
 
-def test_a_card_with_cuda_stays_lost(serve, node, monkeypatch):
+def test_a_card_with_cuda_stays_lost(serve: t.Callable[..., t.Any], node: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRUTHGRAPH_DEVICE", "cuda")
 
-    async def scenario(client, _app):
+    async def scenario(client: httpx.AsyncClient, _app: object) -> t.Any:
         node.unlink()
         lost = await until(client, "lost")
         node.touch()
@@ -206,13 +218,15 @@ def test_a_card_with_cuda_stays_lost(serve, node, monkeypatch):
     assert later.json() == lost.json() and later.status_code == 503
 
 
-def test_a_driver_that_does_not_answer_is_a_lost_card(stub, serve, node, monkeypatch):
+def test_a_driver_that_does_not_answer_is_a_lost_card(
+    stub: ModuleType, serve: t.Callable[..., t.Any], node: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TRUTHGRAPH_DEVICE", "cuda")
     monkeypatch.setattr(stub, "CHECK_SECONDS", 0.1)
     answers = threading.Event()
     monkeypatch.setattr(StubEmbedder, "check", lambda self: answers.wait(5))
 
-    async def scenario(client, _app):
+    async def scenario(client: httpx.AsyncClient, _app: object) -> t.Any:
         try:
             return await until(client, "lost")
         finally:
@@ -221,11 +235,13 @@ def test_a_driver_that_does_not_answer_is_a_lost_card(stub, serve, node, monkeyp
     assert f"the driver does not answer for {node} within 0.1 seconds" in serve(scenario).json()["detail"]
 
 
-def test_no_card_is_a_failure_that_stays(serve, node, monkeypatch):
+def test_no_card_is_a_failure_that_stays(
+    serve: t.Callable[..., t.Any], node: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TRUTHGRAPH_DEVICE", "simulated")
     node.unlink()
 
-    async def scenario(client, _app):
+    async def scenario(client: httpx.AsyncClient, _app: object) -> t.Any:
         return await client.get("/health")
 
     answer = serve(scenario)
@@ -233,19 +249,21 @@ def test_no_card_is_a_failure_that_stays(serve, node, monkeypatch):
     assert "no NVIDIA card is visible in this container" in answer.json()["detail"]
 
 
-def test_the_api_with_the_model_inside_loses_the_card_too(stub, node, monkeypatch):
+def test_the_api_with_the_model_inside_loses_the_card_too(
+    stub: ModuleType, node: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("sqlalchemy", reason="needs the packages of files/app/requirements/core.txt")
     from truthgraph.errors import ComponentUnavailable
     from truthgraph.local_ml import LocalML
 
     monkeypatch.setenv("TRUTHGRAPH_DEVICE", "simulated")
 
-    async def status(local, wanted):
+    async def status(local: t.Any, wanted: str) -> None:
         async with asyncio.timeout(5):
             while local._service.status != wanted:
                 await asyncio.sleep(0.01)
 
-    async def scenario():
+    async def scenario() -> None:
         local = LocalML()
         try:
             await status(local, "ok")
@@ -261,21 +279,26 @@ def test_the_api_with_the_model_inside_loses_the_card_too(stub, node, monkeypatc
     asyncio.run(scenario())
 
 
-def test_without_batching_each_text_is_a_call_of_its_own(serve, monkeypatch):
+def test_without_batching_each_text_is_a_call_of_its_own(serve: t.Callable[..., t.Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRUTHGRAPH_MAX_BATCH", "1")
     monkeypatch.setenv("TRUTHGRAPH_BATCH_WINDOW_MS", "0")
-    calls = []
+    calls: list[list[str]] = []
     encode = StubEmbedder.encode
-    monkeypatch.setattr(StubEmbedder, "encode", lambda self, texts: calls.append(texts) or encode(self, texts))
 
-    async def scenario(client, _app):
+    def counted(self: StubEmbedder, texts: list[str]) -> Vectors:
+        calls.append(texts)
+        return encode(self, texts)
+
+    monkeypatch.setattr(StubEmbedder, "encode", counted)
+
+    async def scenario(client: httpx.AsyncClient, _app: object) -> t.Any:
         return await asyncio.gather(*(client.post("/embed", json={"texts": ["a", "bb"]}) for _ in range(3)))
 
     assert [answer.json()["embeddings"] for answer in serve(scenario)] == [[[1.0], [2.0]]] * 3
     assert sorted(calls) == [["a"]] * 3 + [["bb"]] * 3
 
 
-def test_weights_are_checked(app_path, tmp_path):
+def test_weights_are_checked(app_path: pathlib.Path, tmp_path: pathlib.Path) -> None:
     from truthgraph.ml.embedder import check_weights
 
     (tmp_path / "model.safetensors").write_bytes(b"weights")
@@ -286,7 +309,9 @@ def test_weights_are_checked(app_path, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["TRUTHGRAPH_DEVICE", "TRUTHGRAPH_PRECISION"])
-def test_a_setting_that_is_no_known_word_is_refused_by_name(app_path, monkeypatch, name):
+def test_a_setting_that_is_no_known_word_is_refused_by_name(
+    app_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     from truthgraph.ml.settings import Settings
 
     monkeypatch.setenv(name, "float8")
@@ -298,7 +323,9 @@ def test_a_setting_that_is_no_known_word_is_refused_by_name(app_path, monkeypatc
     ("name", "value"),
     [("TRUTHGRAPH_DEVICE", "cuda"), ("TRUTHGRAPH_DEVICE", "simulated"), ("TRUTHGRAPH_PRECISION", "float16")],
 )
-def test_an_exported_model_refuses_what_it_cannot_do(app_path, tmp_path, monkeypatch, name, value):
+def test_an_exported_model_refuses_what_it_cannot_do(
+    app_path: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
     from truthgraph.ml.embedder import load
     from truthgraph.ml.settings import Settings
 
@@ -310,7 +337,9 @@ def test_an_exported_model_refuses_what_it_cannot_do(app_path, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("value", ["many", "nan", "-1", "inf"])
-def test_a_setting_that_is_no_sensible_number_is_refused_by_name(app_path, monkeypatch, value):
+def test_a_setting_that_is_no_sensible_number_is_refused_by_name(
+    app_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
     from truthgraph.ml.settings import Settings
 
     monkeypatch.setenv("TRUTHGRAPH_MAX_BATCH", value)
@@ -318,17 +347,19 @@ def test_a_setting_that_is_no_sensible_number_is_refused_by_name(app_path, monke
         Settings()
 
 
-def test_it_imports_nothing_of_the_core(app_path):
+def test_it_imports_nothing_of_the_core(app_path: pathlib.Path) -> None:
     for path in (app_path / "truthgraph" / "ml").glob("*.py"):
         for line in path.read_text().splitlines():
             if line.startswith(("from truthgraph", "import truthgraph")):
                 assert line == "from truthgraph import __version__" or line.startswith("from truthgraph.ml.")
 
 
-def test_prometheus_is_told_what_was_encoded_and_what_was_refused(serve, monkeypatch):
+def test_prometheus_is_told_what_was_encoded_and_what_was_refused(
+    serve: t.Callable[..., t.Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TRUTHGRAPH_MAX_PENDING", "256")
 
-    async def scenario(client, app):
+    async def scenario(client: httpx.AsyncClient, app: t.Any) -> t.Any:
         await client.post("/embed", json={"texts": ["a", "b"]})
         await client.post("/embed", json={"texts": ["bad"]})
         app.state.service.batcher.pending = 256
@@ -348,10 +379,10 @@ def test_prometheus_is_told_what_was_encoded_and_what_was_refused(serve, monkeyp
     }
 
 
-def test_prometheus_is_told_that_the_model_still_loads(serve, stub):
+def test_prometheus_is_told_that_the_model_still_loads(serve: t.Callable[..., t.Any], stub: ModuleType) -> None:
     StubEmbedder.release.clear()
 
-    async def scenario(client, _app):
+    async def scenario(client: httpx.AsyncClient, _app: object) -> t.Any:
         try:
             return await client.get("/metrics")
         finally:
@@ -360,8 +391,8 @@ def test_prometheus_is_told_that_the_model_still_loads(serve, stub):
     assert "truthgraph_ml_ready 0\n" in serve(scenario, wait=False).text
 
 
-def test_the_api_with_ml_inside_tells_prometheus_of_the_ml_too(stub):
-    async def main():
+def test_the_api_with_ml_inside_tells_prometheus_of_the_ml_too(stub: ModuleType) -> None:
+    async def main() -> t.Any:
         from truthgraph.local_ml import LocalML
 
         alone = LocalML()

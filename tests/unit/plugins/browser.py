@@ -25,7 +25,7 @@ class Browser:
         # Numbers far from 3 and 4, which are the browser's own ends.
         listens, tell = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in os.pipe())
         hear, speaks = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in os.pipe())
-        self._log = open(home / "browser.log", "wb")
+        self._log = (home / "browser.log").open("wb")
         self._process = subprocess.Popen(
             [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
             + [
@@ -37,7 +37,8 @@ class Browser:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            preexec_fn=lambda: (os.dup2(listens, 3), os.dup2(speaks, 4)),
+            # The browser's ends must have these numbers; there is one thread.
+            preexec_fn=lambda: (os.dup2(listens, 3), os.dup2(speaks, 4)),  # noqa: PLW1509
             pass_fds=(3, 4),
         )
         for end in (listens, speaks):
@@ -56,7 +57,8 @@ class Browser:
             assert part, f"the browser has ended: {Path(self._log.name).read_text(errors='replace')[-2000:]}"
             self._rest += part
         message, _, self._rest = self._rest.partition(b"\0")
-        return json.loads(message)
+        told: dict[str, t.Any] = json.loads(message)
+        return told
 
     def call(self, method: str, **parameters: t.Any) -> dict[str, t.Any]:
         """Have the browser do something, and return its answer; what happens meanwhile is kept in `events`."""
@@ -68,7 +70,8 @@ class Browser:
             answer = self._next()
             if answer.get("id") == self._number:
                 assert "error" not in answer, f"{method}: {answer['error']}"
-                return answer["result"]
+                told: dict[str, t.Any] = answer["result"]
+                return told
             self.events.append(answer)
 
     def open(self, path: Path, width: int = 1200, height: int = 900, dark: bool = False) -> None:

@@ -108,7 +108,7 @@ class EngineDouble:
         program.write_text(PROGRAM.format(python=sys.executable, home=str(home)))
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
 
-    def add(self, name: str, status: str = "running", health: str = "", address: str = "", **more) -> None:
+    def add(self, name: str, status: str = "running", health: str = "", address: str = "", **more: t.Any) -> None:
         info = {
             "State": {"Status": status, "ExitCode": 3 if status == "exited" else 0},
             "NetworkSettings": {"Networks": {"truthgraph": {"IPAddress": address}}},
@@ -133,7 +133,7 @@ class EngineDouble:
     @property
     def images(self) -> list[str]:
         """All names of the images that are there; the id of one that has none."""
-        names = []
+        names: list[str] = []
         for file in (self.home / "images").glob("*"):
             info = json.loads(file.read_text())
             names += info["RepoTags"] + info["RepoDigests"] or [info["Id"]]
@@ -143,7 +143,7 @@ class EngineDouble:
     def containers(self) -> dict[str, str]:
         return {file.stem: json.loads(file.read_text())["State"]["Status"] for file in self.home.glob("*.json")}
 
-    def run(self, module: str, **arguments) -> dict:
+    def run(self, module: str, **arguments: t.Any) -> dict[str, t.Any]:
         """Run a module of the collection as Ansible does, on a host that has this engine."""
         process = subprocess.run(
             [sys.executable, "-m", f"ansible_collections.truthgraph.platform.plugins.modules.{module}"],
@@ -154,7 +154,8 @@ class EngineDouble:
             check=False,
         )
         assert process.stdout, process.stderr
-        return json.loads(process.stdout)
+        told: dict[str, t.Any] = json.loads(process.stdout)
+        return told
 
 
 class ProxyDouble(socketserver.ThreadingUnixStreamServer):
@@ -216,6 +217,8 @@ class ProxyDouble(socketserver.ThreadingUnixStreamServer):
 
 class ProxyRequest(socketserver.StreamRequestHandler):
     """One command, with its payload up to an empty line; then the connection is closed."""
+
+    server: ProxyDouble
 
     def handle(self) -> None:
         command = self.rfile.readline().decode().strip()

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import pathlib
+import typing as t
 
 import pytest
 from ansible.errors import AnsibleFilterError
+
 from ansible_collections.truthgraph.platform.plugins.filter import base_images
 from ansible_collections.truthgraph.platform.plugins.modules import debian_rootfs
 
@@ -19,25 +22,25 @@ CATALOGUE = {
 
 
 @pytest.fixture
-def contexts(tmp_path):
+def contexts(tmp_path: pathlib.Path) -> pathlib.Path:
     for name in ("python", "common"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "finish.sh").write_text("true\n")
     return tmp_path
 
 
-def plan(contexts, **options):
+def plan(contexts: pathlib.Path, **options: t.Any) -> list[dict[str, t.Any]]:
     return base_images.base_image_plan(["python:3.13"], CATALOGUE, str(contexts), "r:5000/truthgraph", **options)
 
 
-def test_names_in_the_registry(contexts):
+def test_names_in_the_registry(contexts: pathlib.Path) -> None:
     entry = plan(contexts)[0]
     assert entry["reference"] == "r:5000/truthgraph/base/python:3.13"
     assert entry["keyed"]["debian"] == f"r:5000/truthgraph/base/python:3.13-debian-{entry['hashes']['debian']}"
     assert entry["setup"] is False
 
 
-def test_key_changes_with_each_part_and_only_with_them(contexts):
+def test_key_changes_with_each_part_and_only_with_them(contexts: pathlib.Path) -> None:
     first = plan(contexts, mirrors={"trixie": ["http://a"]})[0]["hashes"]
     assert plan(contexts, mirrors={"trixie": ["http://a"], "bookworm": ["x"]})[0]["hashes"] == first
     assert plan(contexts, mirrors={"trixie": ["http://b"]})[0]["hashes"]["debian"] != first["debian"]
@@ -47,7 +50,7 @@ def test_key_changes_with_each_part_and_only_with_them(contexts):
     assert changed["mirror"] == first["mirror"]
 
 
-def test_versions_that_share_a_context_have_keys_of_their_own(contexts):
+def test_versions_that_share_a_context_have_keys_of_their_own(contexts: pathlib.Path) -> None:
     (contexts / "python" / "finish.sh").write_text("version=3.13\n")
     fixed = plan(contexts)[0]
     (contexts / "python" / "finish.sh").write_text("version=@VERSION@\n")
@@ -60,16 +63,16 @@ def test_versions_that_share_a_context_have_keys_of_their_own(contexts):
     assert other["hashes"]["debian"] != filled["hashes"]["debian"]
 
 
-def test_an_extension_that_is_compiled_counts_with_its_mirror(contexts):
+def test_an_extension_that_is_compiled_counts_with_its_mirror(contexts: pathlib.Path) -> None:
     (contexts / "vector").mkdir()
     (contexts / "vector" / "Dockerfile").write_text("RUN make @VERSION@\n")
     extension = {"context": "vector", "suite": "trixie", "tools": ["gcc"]}
     catalogue = {"python:3.13": dict(CATALOGUE["python:3.13"], suite="bookworm", extension=extension)}
 
-    def key(mirrors):
+    def key(mirrors: dict[str, list[str]]) -> str:
         [entry] = base_images.base_image_plan(["python:3.13"], catalogue, str(contexts), "p", mirrors=mirrors)
         assert entry["extension"] == extension and entry["versioned"] == ["vector/Dockerfile"]
-        return entry["hashes"]["debian"]
+        return str(entry["hashes"]["debian"])
 
     first = key({"trixie": ["http://a"]})
     assert key({"trixie": ["http://b"]}) != first
@@ -77,7 +80,7 @@ def test_an_extension_that_is_compiled_counts_with_its_mirror(contexts):
     assert key({"trixie": ["http://a"]}) != first
 
 
-def test_missing_context_and_unknown_name_are_named(contexts):
+def test_missing_context_and_unknown_name_are_named(contexts: pathlib.Path) -> None:
     (contexts / "python" / "finish.sh").unlink()
     with pytest.raises(AnsibleFilterError, match="missing or empty"):
         plan(contexts)
@@ -85,18 +88,18 @@ def test_missing_context_and_unknown_name_are_named(contexts):
         base_images.base_image_plan(["perl:5"], CATALOGUE, str(contexts), "p")
 
 
-def test_mirror_registry_replaces_the_public_one(contexts):
+def test_mirror_registry_replaces_the_public_one(contexts: pathlib.Path) -> None:
     assert plan(contexts, mirror_registry="corp:5000/hub/")[0]["source"] == "corp:5000/hub/library/python:3.13-slim"
     overridden = plan(contexts, overrides={"python:3.13": "x.example/py@sha256:00"})[0]
     assert overridden["source"] == "x.example/py@sha256:00"
 
 
-def decide(contexts, present, source="auto", **options):
+def decide(contexts: pathlib.Path, present: dict[str, str], source: str = "auto", **options: t.Any) -> tuple[str, str]:
     entry = base_images.base_image_decide(plan(contexts), present, source, **options)[0]
     return entry["action"], entry["kind"]
 
 
-def test_decisions(contexts):
+def test_decisions(contexts: pathlib.Path) -> None:
     entry = plan(contexts)[0]
     name, mirror, debian = entry["reference"], entry["keyed"]["mirror"], entry["keyed"]["debian"]
     assert decide(contexts, {}) == ("ask", "")
@@ -115,7 +118,7 @@ def test_decisions(contexts):
     assert decide(contexts, {name: "d1", debian: "d1"}, refresh=True) == ("debian", "debian")
 
 
-def test_references(contexts):
+def test_references(contexts: pathlib.Path) -> None:
     entries = plan(contexts)
     present = {"r:5000/truthgraph/base/python:3.13": "sha256:aa"}
     assert base_images.base_image_refs(entries, present) == {"python:3.13": "r:5000/truthgraph/base/python@sha256:aa"}
@@ -123,7 +126,7 @@ def test_references(contexts):
     assert base_images.base_image_refs(entries, present, False) == {"python:3.13": "r:5000/truthgraph/base/python:3.13"}
 
 
-def test_digest_of_a_manifest_and_of_an_index():
+def test_digest_of_a_manifest_and_of_an_index() -> None:
     manifest = '{"schemaVersion": 2, "layers": []}\n'
     assert base_images.manifest_digest(manifest) == "sha256:" + hashlib.sha256(manifest.encode()).hexdigest()
     index = json.dumps(
@@ -140,7 +143,7 @@ def test_digest_of_a_manifest_and_of_an_index():
         base_images.manifest_digest(index, "riscv64")
 
 
-def test_image_ids_by_tag():
+def test_image_ids_by_tag() -> None:
     assert base_images.image_ids([{"Id": "i1", "RepoTags": ["a:1", "a:2"]}, {"Id": "i2", "RepoTags": None}]) == {
         "a:1": "i1",
         "a:2": "i1",
@@ -157,7 +160,7 @@ PARAMS = {
 }
 
 
-def test_mmdebstrap_arguments():
+def test_mmdebstrap_arguments() -> None:
     command = debian_rootfs.mmdebstrap_command(PARAMS, "/w/rootfs", "/w/dates")
     assert "--include=python3,tzdata" in command
     assert '--aptopt=Acquire::http::Proxy "http://p";' in command
@@ -169,11 +172,11 @@ def test_mmdebstrap_arguments():
     )
 
 
-def test_newest_release_date_counts():
+def test_newest_release_date_counts() -> None:
     text = "Date: Sat, 06 Sep 2025 08:11:24 UTC\nDate: Sat, 15 Nov 2025 09:53:11 UTC\nnonsense\n"
     assert debian_rootfs.release_epoch(text) == 1763200391
     assert debian_rootfs.release_epoch("") is None
 
 
-def test_log_is_cut_to_its_last_lines():
+def test_log_is_cut_to_its_last_lines() -> None:
     assert debian_rootfs.tail("\n".join(str(n) for n in range(100))).splitlines()[0] == "75"

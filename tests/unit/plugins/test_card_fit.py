@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing as t
 
 import pytest
+
 from ansible_collections.truthgraph.platform.plugins.module_utils import card_fit
 
 DRIVER = {"driver_version": "570.86.15", "cuda_version": "12.8"}

@@ -29,7 +29,7 @@ def test_the_end_is_that_of_the_first_certificate(authority: Authority, tmp_path
 @pytest.mark.parametrize("cut", [0, 60, 200, 420])
 def test_what_is_no_certificate_is_said(authority: Authority, cut: int) -> None:
     text = authority.text
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="no certificate"):
         certificate.ends(text[:cut] + "\n-----END CERTIFICATE-----\n" if cut else "")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import typing as t
 from pathlib import Path
 
 import pytest
-from engine_double import EngineDouble
+
+from ansible_collections.truthgraph.platform.tests.unit.plugins.engine_double import EngineDouble
 
 SERVICES = {"api": "api-core", "inference": "ml-inference", "postgres": "postgres"}
 
@@ -16,7 +18,7 @@ def engine(tmp_path: Path) -> EngineDouble:
     return EngineDouble(tmp_path)
 
 
-def add(engine: EngineDouble, service: str, name: str, **more) -> None:
+def add(engine: EngineDouble, service: str, name: str, **more: t.Any) -> None:
     labels = {
         "com.docker.compose.service": service,
         "com.docker.compose.project.working_dir": "/srv/seed",
@@ -32,7 +34,7 @@ def add(engine: EngineDouble, service: str, name: str, **more) -> None:
     engine.add(name, health=info.pop("health", ""), address="172.18.0.2", **info)
 
 
-def look(engine: EngineDouble) -> dict:
+def look(engine: EngineDouble) -> dict[str, t.Any]:
     return engine.run("composition_info", project="truthgraph", services=SERVICES)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+import typing as t
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from engine_double import EngineDouble
+
+from ansible_collections.truthgraph.platform.tests.unit.plugins.engine_double import EngineDouble
 
 NAME = "truthgraph-api-candidate"
 
@@ -24,6 +26,8 @@ class Service(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    server: Service
+
     def do_GET(self) -> None:
         code = self.server.codes[min(self.server.asked, len(self.server.codes) - 1)]
         self.server.asked += 1
@@ -33,7 +37,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *arguments) -> None:
+    def log_message(self, *arguments: object) -> None:
         pass
 
 
@@ -42,7 +46,7 @@ def engine(tmp_path: Path) -> EngineDouble:
     return EngineDouble(tmp_path)
 
 
-def ready(engine: EngineDouble, service: Service, **more) -> dict:
+def ready(engine: EngineDouble, service: Service, **more: t.Any) -> dict[str, t.Any]:
     options = {"name": NAME, "network": "truthgraph", "port": service.server_port, "interval": 0.05, "timeout": 1}
     return engine.run("container_ready", **{**options, **more})
 

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -40,19 +41,20 @@ class Engine:
         self.path.parent.mkdir(exist_ok=True)
         self.path.write_text(text, encoding="utf-8")
 
-    def read(self) -> dict:
-        return json.loads(self.path.read_text(encoding="utf-8"))
+    def read(self) -> dict[str, t.Any]:
+        told: dict[str, t.Any] = json.loads(self.path.read_text(encoding="utf-8"))
+        return told
 
-    def merge(self, settings: dict, **options) -> dict:
+    def merge(self, settings: dict[str, t.Any], **options: t.Any) -> dict[str, t.Any]:
         return self.run(settings=settings, **options)
 
-    def merge_and_note(self, settings: dict, **options) -> dict:
+    def merge_and_note(self, settings: dict[str, t.Any], **options: t.Any) -> dict[str, t.Any]:
         return self.run(settings=settings, note=str(self.note), **options)
 
-    def take_back(self, **options) -> dict:
+    def take_back(self, **options: t.Any) -> dict[str, t.Any]:
         return self.run(state="absent", note=str(self.note), **options)
 
-    def run(self, **options) -> dict:
+    def run(self, **options: t.Any) -> dict[str, t.Any]:
         arguments = {"path": str(self.path), "dockerd": str(self.dockerd), **options}
         process = subprocess.run(
             [sys.executable, "-m", MODULE],
@@ -61,7 +63,8 @@ class Engine:
             text=True,
             check=False,
         )
-        return json.loads(process.stdout)
+        told: dict[str, t.Any] = json.loads(process.stdout)
+        return told
 
 
 @pytest.fixture
@@ -186,7 +189,7 @@ def test_another_layout_of_the_same_settings_is_left_alone(engine: Engine) -> No
         ({"features": {"cdi": True}}, True),
     ],
 )
-def test_restart_only_for_what_a_reload_does_not_take_over(engine: Engine, settings: dict, restart: bool) -> None:
+def test_restart_only_for_what_a_reload_does_not_take_over(engine: Engine, settings: dict[str, t.Any], restart: bool) -> None:
     assert engine.merge(settings)["restart_needed"] is restart
 
 

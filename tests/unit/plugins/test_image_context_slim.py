@@ -6,6 +6,7 @@ import importlib.util
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -13,15 +14,16 @@ SLIM = pathlib.Path(__file__).parents[3] / "files" / "dockerfiles" / "slim.py"
 
 
 @pytest.fixture(name="slim")
-def fixture_slim():
+def fixture_slim() -> types.ModuleType:
     spec = importlib.util.spec_from_file_location("slim", SLIM)
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture(name="site")
-def fixture_site(tmp_path):
+def fixture_site(tmp_path: pathlib.Path) -> pathlib.Path:
     site = tmp_path / "lib" / "python3.11" / "site-packages"
     for name, text in {
         "one/__init__.py": "from one.core import x\n",
@@ -54,19 +56,19 @@ def fixture_site(tmp_path):
     return site
 
 
-def test_tests_that_nothing_imports_go(slim, site):
+def test_tests_that_nothing_imports_go(slim: types.ModuleType, site: pathlib.Path) -> None:
     slim.remove(site)
     assert not (site / "one/tests").exists()
     assert not (site / "four/tests").exists()
 
 
 @pytest.mark.parametrize("kept", ["two/tests/_helper.py", "three/deep/test/__init__.py", "data/tests/table.csv"])
-def test_what_the_library_itself_uses_stays(slim, site, kept):
+def test_what_the_library_itself_uses_stays(slim: types.ModuleType, site: pathlib.Path, kept: str) -> None:
     slim.remove(site)
     assert (site / kept).exists()
 
 
-def test_what_only_a_compiler_reads_goes(slim, site):
+def test_what_only_a_compiler_reads_goes(slim: types.ModuleType, site: pathlib.Path) -> None:
     slim.remove(site)
     assert not (site / "torch/include").exists()
     assert not (site / "torch/lib/libx.a").exists()
@@ -74,7 +76,9 @@ def test_what_only_a_compiler_reads_goes(slim, site):
     assert (site / "one/stub.pyi").exists()
 
 
-def test_bytecode_does_not_depend_on_times_and_all_times_are_equal(slim, site, tmp_path):
+def test_bytecode_does_not_depend_on_times_and_all_times_are_equal(
+    slim: types.ModuleType, site: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     slim.main(tmp_path)
     compiled = next((site / "one/__pycache__").glob("core.*.pyc"))
     # Flags: checked against nothing, as the sources cannot change in an image.
@@ -85,14 +89,14 @@ def test_bytecode_does_not_depend_on_times_and_all_times_are_equal(slim, site, t
     assert subprocess.run(command, env={"PYTHONPATH": str(site)}, check=True, capture_output=True).stdout == b"1\n"
 
 
-def test_a_directory_of_packages_works_too(slim, tmp_path):
+def test_a_directory_of_packages_works_too(slim: types.ModuleType, tmp_path: pathlib.Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "__init__.py").write_text("")
     slim.main(tmp_path)
     assert list((tmp_path / "model" / "__pycache__").iterdir())
 
 
-def test_a_source_tree_is_compiled_and_kept_as_it_is(site, tmp_path):
+def test_a_source_tree_is_compiled_and_kept_as_it_is(site: pathlib.Path, tmp_path: pathlib.Path) -> None:
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     subprocess.run([sys.executable, SLIM, "--keep", tmp_path], check=True)
     after = {path for path in tmp_path.rglob("*") if path.is_file()}
@@ -101,7 +105,7 @@ def test_a_source_tree_is_compiled_and_kept_as_it_is(site, tmp_path):
     assert (site / "one/tests/test_core.py") in after
 
 
-def test_what_the_installer_leaves_goes(slim, site, tmp_path):
+def test_what_the_installer_leaves_goes(slim: types.ModuleType, site: pathlib.Path, tmp_path: pathlib.Path) -> None:
     notes = site / "one-1.dist-info" / "uv_cache.json"
     notes.parent.mkdir()
     notes.write_text("{}")
@@ -117,13 +121,13 @@ def test_what_the_installer_leaves_goes(slim, site, tmp_path):
     assert [path.name for path in (tmp_path / "bin").iterdir()] == ["uvicorn"]
 
 
-def test_only_root_may_write(slim, site, tmp_path):
+def test_only_root_may_write(slim: types.ModuleType, site: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (site / "one/core.py").chmod(0o666)
     slim.main(tmp_path)
     assert (site / "one/core.py").stat().st_mode & 0o777 == 0o644
 
 
-def test_of_cuda_only_what_inference_loads_stays(slim, site):
+def test_of_cuda_only_what_inference_loads_stays(slim: types.ModuleType, site: pathlib.Path) -> None:
     slim.remove(site)
     left = sorted(path.name for path in (site / "nvidia").rglob("*") if path.is_file())
     assert left == ["libcusolver.so.12", "libnvrtc.so.13"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import typing as t
 
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from ansible_collections.truthgraph.platform.plugins.module_utils import inventory
+from ansible_collections.truthgraph.platform.plugins.module_utils.docker_cli import DockerCli
 from ansible_collections.truthgraph.platform.plugins.modules import image_inventory
 
 DIGEST = "sha256:" + "5" * 64
@@ -34,12 +36,12 @@ HISTORY = "\n".join(
 )
 
 
-def package(name: str, version: str, size: int, *licenses: str) -> dict:
+def package(name: str, version: str, size: int, *licenses: str) -> dict[str, t.Any]:
     return {"name": name, "version": version, "bytes": size, "licenses": list(licenses)}
 
 
 @pytest.fixture
-def found() -> dict:
+def found() -> dict[str, t.Any]:
     return {
         "unpacked_bytes": 5979,
         "layers": inventory.layers_of(HISTORY),
@@ -61,13 +63,13 @@ def test_layers_are_those_of_their_instructions() -> None:
     ]
 
 
-def test_parts_add_up_to_the_image(found: dict) -> None:
+def test_parts_add_up_to_the_image(found: dict[str, t.Any]) -> None:
     groups = inventory.groups_of(found)
     assert groups == {"base": 800, "python": 600, "torch": 2500, "cuda": 1400, "weights": 600, "app": 79}
     assert sum(groups.values()) == found["unpacked_bytes"]
 
 
-def test_what_has_grown_is_named_by_layer_and_by_package(found: dict) -> None:
+def test_what_has_grown_is_named_by_layer_and_by_package(found: dict[str, t.Any]) -> None:
     before = copy.deepcopy(found)
     before["python"][3].update(version="2.0.0", bytes=100)
     del before["system"][0]
@@ -79,7 +81,7 @@ def test_what_has_grown_is_named_by_layer_and_by_package(found: dict) -> None:
     assert not any("torch" in line for line in lines)
 
 
-def test_without_an_earlier_image_the_largest_is_named(found: dict) -> None:
+def test_without_an_earlier_image_the_largest_is_named(found: dict[str, t.Any]) -> None:
     assert inventory.growth(found, {})[0].startswith("layer group torch")
 
 
@@ -93,11 +95,11 @@ def test_without_an_earlier_image_the_largest_is_named(found: dict) -> None:
         ({}, 0),
     ],
 )
-def test_a_budget_is_kept_to_the_byte(budget: dict, problems: int) -> None:
+def test_a_budget_is_kept_to_the_byte(budget: dict[str, t.Any], problems: int) -> None:
     assert len(inventory.over_budget({"unpacked": 100_000_000, "compressed": 40_000_000}, budget)) == problems
 
 
-def test_the_bill_of_materials_is_valid_and_the_same_every_time(found: dict) -> None:
+def test_the_bill_of_materials_is_valid_and_the_same_every_time(found: dict[str, t.Any]) -> None:
     created = "2026-01-02T03:04:05Z"
     bill = inventory.cyclonedx(found, "ml", DIGEST, "0.1.0", created)
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
@@ -112,7 +114,7 @@ def test_the_bill_of_materials_is_valid_and_the_same_every_time(found: dict) -> 
     assert licenses["nvidia-cublas"] is None
 
 
-def test_other_images_have_other_bills(found: dict) -> None:
+def test_other_images_have_other_bills(found: dict[str, t.Any]) -> None:
     numbers = {
         inventory.cyclonedx(found, "ml", f"sha256:{digit * 64}", "", "")["serialNumber"] for digit in ("1", "2")
     }
@@ -143,11 +145,15 @@ class Engine:
         return self.ending
 
 
+def lacking(engine: Engine, image: str, name: str) -> str:
+    return image_inventory.lacking(t.cast(DockerCli, engine), image, name)
+
+
 def test_what_an_image_lacks_is_named_with_its_line_and_the_way_out() -> None:
-    said = image_inventory.lacking(Engine(1, TRACE), "core@sha256:1", "core")
+    said = lacking(Engine(1, TRACE), "core@sha256:1", "core")
     assert "truthgraph/main.py:3 needs torch" in said and "fleet_topology: monolith" in said
     # Elsewhere it is a matter of the dependencies.
-    assert "Add torch to the dependencies" in image_inventory.lacking(Engine(1, TRACE), "ml@sha256:1", "ml")
+    assert "Add torch to the dependencies" in lacking(Engine(1, TRACE), "ml@sha256:1", "ml")
 
 
 @pytest.mark.parametrize(
@@ -159,4 +165,4 @@ def test_what_an_image_lacks_is_named_with_its_line_and_the_way_out() -> None:
     ],
 )
 def test_what_else_ends_an_import_is_not_for_a_build_to_judge(code: int, said: str) -> None:
-    assert image_inventory.lacking(Engine(code, said), "core@sha256:1", "core") == ""
+    assert lacking(Engine(code, said), "core@sha256:1", "core") == ""

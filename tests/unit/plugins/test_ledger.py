@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
 import stat
 import time
+import typing as t
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.truthgraph.platform.plugins.module_utils import ledger as module
 from ansible_collections.truthgraph.platform.plugins.module_utils.ledger import (
     Held,
     Ledger,
@@ -46,7 +47,13 @@ def lock(root: Path) -> Lock:
     return Lock(str(root))
 
 
-def at_once(task) -> list:
+def seen(lock: Lock) -> dict[str, t.Any]:
+    found = lock.read()
+    assert found
+    return found
+
+
+def at_once(task: t.Callable[[int], t.Any]) -> list[t.Any]:
     """Run a task in several processes that start together. Returns their answers, or the names of their errors."""
     context = multiprocessing.get_context("fork")
     barrier, answers = context.Barrier(PROCESSES), context.Queue()
@@ -101,7 +108,7 @@ def test_a_wider_mode_is_a_difference(ledger: Ledger, root: Path) -> None:
 @pytest.mark.parametrize(
     "release", ["", None, "../journal", "0F3A5C77D2E1", "0f3a5c77d2e", "0f3a5c77d2e1.", "0f3a5c77d2e1\n", 123456789012]
 )
-def test_an_id_that_cannot_be_one_is_refused(ledger: Ledger, root: Path, release) -> None:
+def test_an_id_that_cannot_be_one_is_refused(ledger: Ledger, root: Path, release: str) -> None:
     with pytest.raises(ValueError, match="cannot be the id of a release"):
         ledger.write({"id": release})
     with pytest.raises(ValueError, match="cannot be the id of a release"):
@@ -124,12 +131,12 @@ def test_a_record_is_removed_once(ledger: Ledger) -> None:
 def test_a_crash_before_the_rename_leaves_the_old_record(ledger: Ledger, root: Path) -> None:
     ledger.write({"id": FIRST, "result": "pending"})
 
-    def crash(*_arguments) -> None:
+    def crash(*_arguments: object) -> None:
         os._exit(9)
 
     child = os.fork()
     if child == 0:
-        os.rename = crash
+        pytest.MonkeyPatch().setattr(os, "rename", crash)
         ledger.write({"id": FIRST, "result": "stable"})
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
@@ -143,10 +150,10 @@ def test_a_crash_before_the_rename_leaves_the_old_record(ledger: Ledger, root: P
 def test_a_write_that_fails_leaves_nothing_behind(ledger: Ledger, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger.write({"id": FIRST, "result": "pending"})
 
-    def refuse(*_arguments) -> None:
+    def refuse(*_arguments: object) -> None:
         raise OSError("no space")
 
-    monkeypatch.setattr(module.os, "rename", refuse)
+    monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(OSError, match="no space"):
         ledger.write({"id": FIRST, "result": "stable"})
     monkeypatch.undo()
@@ -211,7 +218,7 @@ def test_the_journal_is_in_order_and_can_be_limited(ledger: Ledger) -> None:
 @pytest.mark.parametrize("torn", [b'{"number": 1, "tex', b'{"number": "\xc3', b"\0\0\0", b"17"])
 def test_a_torn_line_costs_only_itself(ledger: Ledger, root: Path, torn: bytes) -> None:
     ledger.append({"number": 0})
-    with open(root / "journal.jsonl", "ab") as file:
+    with (root / "journal.jsonl").open("ab") as file:
         file.write(torn)
     assert ledger.journal() == [{"number": 0}]
     ledger.append({"number": 2})
@@ -225,10 +232,20 @@ def test_a_text_with_line_ends_is_one_entry(ledger: Ledger) -> None:
 
 
 def test_an_entry_is_one_write(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    writes, flags = [], []
-    write, real_open = os.write, os.open
-    monkeypatch.setattr(module.os, "write", lambda fd, data: writes.append(data) or write(fd, data))
-    monkeypatch.setattr(module.os, "open", lambda path, how, *mode: flags.append(how) or real_open(path, how, *mode))
+    writes: list[bytes] = []
+    flags: list[int] = []
+    real_write, real_open = os.write, os.open
+
+    def noted_write(descriptor: int, data: bytes) -> int:
+        writes.append(data)
+        return real_write(descriptor, data)
+
+    def noted_open(path: str, how: int, *mode: int) -> int:
+        flags.append(how)
+        return real_open(path, how, *mode)
+
+    monkeypatch.setattr(os, "write", noted_write)
+    monkeypatch.setattr(os, "open", noted_open)
     ledger.append({"number": 0})
     monkeypatch.undo()
     assert writes == [b'{"number": 0}\n']
@@ -283,7 +300,7 @@ def test_who_has_locked_the_root_can_accept_a_number(root: Path) -> None:
 
     root.mkdir()
     descriptor = os.open(root, os.O_RDONLY)
-    module.fcntl.flock(descriptor, module.fcntl.LOCK_EX)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
     assert at_once(accept) == [7] * PROCESSES
     os.close(descriptor)
 
@@ -301,7 +318,7 @@ def test_the_lock_is_held_until_it_expires(lock: Lock, ledger: Ledger) -> None:
         assert part in str(held.value)
     assert ledger.journal() == []
     later, replaced = lock.acquire(BOB, "rollback", 60, NOW + 60)
-    assert later > fence and replaced["owner"] == ALICE and replaced["how"] == "expired"
+    assert later > fence and replaced and replaced["owner"] == ALICE and replaced["how"] == "expired"
     assert lock.read() == {"fence": later, "owner": BOB, "action": "rollback", "since": NOW + 60, "expires": NOW + 120}
 
 
@@ -333,10 +350,10 @@ def test_a_lock_needs_an_owner(lock: Lock, root: Path) -> None:
     ],
 )
 def test_a_lock_that_is_replaced_is_in_the_journal(
-    lock: Lock, ledger: Ledger, options: dict, how: str, more: dict
+    lock: Lock, ledger: Ledger, options: dict[str, t.Any], how: str, more: dict[str, t.Any]
 ) -> None:
     fence, _ = lock.acquire(ALICE, "deploy", 60, NOW)
-    before = lock.read()
+    before = seen(lock)
     later, replaced = lock.acquire(BOB, "deploy", 60, NOW + 1, **options)
     assert later > fence and replaced == {**before, "how": how}
     assert ledger.journal() == [
@@ -345,12 +362,12 @@ def test_a_lock_that_is_replaced_is_in_the_journal(
 
 
 @pytest.mark.parametrize("options", [{"take_over": True}, {"broken": "alice is ill"}])
-def test_only_the_lock_that_was_looked_at_is_replaced(lock: Lock, options: dict) -> None:
+def test_only_the_lock_that_was_looked_at_is_replaced(lock: Lock, options: dict[str, t.Any]) -> None:
     fence, _ = lock.acquire(ALICE, "deploy", 60, NOW)
     later, _ = lock.acquire(BOB, "deploy", 60, NOW, replaces=fence, **options)
     with pytest.raises(Held):
         lock.acquire({"user": "carol"}, "deploy", 60, NOW, replaces=fence, **options)
-    assert lock.read()["fence"] == later
+    assert seen(lock)["fence"] == later
 
 
 @pytest.mark.parametrize(
@@ -368,12 +385,12 @@ def test_only_the_lock_that_was_looked_at_is_replaced(lock: Lock, options: dict)
 def test_a_damaged_lock_has_expired(lock: Lock, root: Path, content: bytes) -> None:
     fence, _ = lock.acquire(ALICE, "deploy", 60, NOW)
     (root / "lock.json").write_bytes(content)
-    assert lock.read()["damaged"] and lock.read()["expires"] == 0
+    assert seen(lock)["damaged"] and seen(lock)["expires"] == 0
     assert not lock.release(0) and not lock.release(fence)
     with pytest.raises(Lost, match="damaged"):
         lock.renew(fence, 60, NOW)
     later, replaced = lock.acquire(BOB, "deploy", 60, NOW)
-    assert later > fence and replaced["how"] == "expired" and replaced["damaged"]
+    assert later > fence and replaced and replaced["how"] == "expired" and replaced["damaged"]
 
 
 def test_renewing_and_releasing_need_the_right_number(lock: Lock) -> None:
@@ -383,9 +400,9 @@ def test_renewing_and_releasing_need_the_right_number(lock: Lock) -> None:
     later, _ = lock.acquire(BOB, "deploy", 60, NOW + 110)
     with pytest.raises(Lost, match="user bob") as lost:
         lock.renew(fence, 60, NOW + 111)
-    assert lost.value.lock["fence"] == later
+    assert lost.value.lock and lost.value.lock["fence"] == later
     assert not lock.release(fence)
-    assert lock.read()["owner"] == BOB
+    assert seen(lock)["owner"] == BOB
     assert lock.release(later) and lock.read() is None and not lock.release(later)
     with pytest.raises(Lost, match="nobody holds it"):
         lock.renew(later, 60, NOW)
@@ -432,7 +449,7 @@ def test_one_of_many_gets_the_lock(lock: Lock, root: Path) -> None:
     answers = at_once(acquire)
     numbers = [answer for answer in answers if isinstance(answer, int)]
     assert len(numbers) == 1 and answers.count("Held") == PROCESSES - 1
-    assert lock.read()["fence"] == numbers[0]
+    assert seen(lock)["fence"] == numbers[0]
 
 
 def test_one_of_many_replaces_the_lock_of_a_dead_run(lock: Lock, ledger: Ledger, root: Path) -> None:
@@ -480,7 +497,7 @@ def test_what_is_no_number_of_a_lock_is_refused(root: Path, fence: int) -> None:
 # What stays
 
 
-def stable(at: float, **more) -> dict:
+def stable(at: t.Any, **more: t.Any) -> dict[str, t.Any]:
     return {"result": "stable", "stable_at": at, **more}
 
 

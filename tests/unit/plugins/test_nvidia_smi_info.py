@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ class Driver:
         )
         self.program.chmod(0o755)
 
-    def ask(self, **options) -> dict:
+    def ask(self, **options: t.Any) -> dict[str, t.Any]:
         process = subprocess.run(
             [sys.executable, "-m", MODULE],
             input=json.dumps({"ANSIBLE_MODULE_ARGS": {"program": str(self.program), **options}}),
@@ -62,7 +63,8 @@ class Driver:
             text=True,
             check=True,
         )
-        return json.loads(process.stdout)
+        told: dict[str, t.Any] = json.loads(process.stdout)
+        return told
 
 
 @pytest.fixture

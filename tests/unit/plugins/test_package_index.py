@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import pytest
+import pathlib
 
+import pytest
 from ansible.errors import AnsibleError
 
 from ansible_collections.truthgraph.platform.plugins.lookup.package_index import package_index, pip_files
 
 
 @pytest.fixture(name="home")
-def fixture_home(tmp_path):
+def fixture_home(tmp_path: pathlib.Path) -> pathlib.Path:
     (tmp_path / "ca.pem").write_text("x")
     (tmp_path / "wheels").mkdir()
     (tmp_path / "more wheels").mkdir()
     return tmp_path
 
 
-def conf(home, name, text):
+def conf(home: pathlib.Path, name: str, text: str) -> pathlib.Path:
     path = home / name
     path.write_text(text)
     return path
 
 
-def test_nothing_set_is_the_public_index():
+def test_nothing_set_is_the_public_index() -> None:
     assert package_index({}, []) == {
         "index_url": "",
         "extra_index_urls": [],
@@ -35,7 +36,7 @@ def test_nothing_set_is_the_public_index():
     }
 
 
-def test_pip_file_is_read(home):
+def test_pip_file_is_read(home: pathlib.Path) -> None:
     file = conf(
         home,
         "pip.conf",
@@ -57,7 +58,7 @@ timeout = 30
     assert found["timeout"] == 30
 
 
-def test_install_counts_before_global_and_later_files_before_earlier(home):
+def test_install_counts_before_global_and_later_files_before_earlier(home: pathlib.Path) -> None:
     first = conf(home, "a.conf", "[global]\nindex-url = https://a.example\n[install]\ntimeout = 1\n")
     second = conf(home, "b.conf", "[global]\nindex-url = https://b.example\ntimeout = 2\n")
     found = package_index({}, [first, second])
@@ -73,22 +74,22 @@ def test_install_counts_before_global_and_later_files_before_earlier(home):
         ({"PIP_INDEX_URL": " "}, "https://file.example"),
     ],
 )
-def test_the_environment_counts_before_the_files(home, environment, index):
+def test_the_environment_counts_before_the_files(home: pathlib.Path, environment: dict[str, str], index: str) -> None:
     file = conf(home, "pip.conf", "[global]\nindex-url = https://file.example\n")
     assert package_index(environment, [file])["index_url"] == index
 
 
-def test_a_url_with_an_equals_sign_is_no_name():
+def test_a_url_with_an_equals_sign_is_no_name() -> None:
     url = "https://index.example/simple?token=x"
     assert package_index({"UV_DEFAULT_INDEX": url}, [])["index_url"] == url
 
 
-def test_an_index_in_files_is_dropped():
+def test_an_index_in_files_is_dropped() -> None:
     found = package_index({"PIP_INDEX_URL": "file:///srv/simple"}, [])
     assert (found["index_url"], found["dropped"]) == ("", ["file:///srv/simple"])
 
 
-def test_find_links_forms(home):
+def test_find_links_forms(home: pathlib.Path) -> None:
     environment = {"PIP_FIND_LINKS": f"file://{home}/more%20wheels https://links.example/x {home}/absent"}
     found = package_index(environment, [])
     assert found["find_links"] == [f"{home}/more wheels"]
@@ -96,7 +97,7 @@ def test_find_links_forms(home):
     assert found["dropped"] == [f"{home}/absent"]
 
 
-def test_several_find_links_directories(home):
+def test_several_find_links_directories(home: pathlib.Path) -> None:
     (home / "two").mkdir()
     assert package_index({"UV_FIND_LINKS": f"{home}/wheels,{home}/two"}, [])["find_links"] == [
         f"{home}/wheels",
@@ -104,19 +105,19 @@ def test_several_find_links_directories(home):
     ]
 
 
-def test_the_ca_bundle_has_to_exist(home):
+def test_the_ca_bundle_has_to_exist(home: pathlib.Path) -> None:
     assert package_index({"SSL_CERT_FILE": f"{home}/ca.pem"}, [])["ca_bundle"] == f"{home}/ca.pem"
     found = package_index({"SSL_CERT_FILE": f"{home}/absent.pem"}, [])
     assert (found["ca_bundle"], found["dropped"]) == ("", [f"{home}/absent.pem"])
 
 
-def test_a_broken_pip_file_is_named(home):
+def test_a_broken_pip_file_is_named(home: pathlib.Path) -> None:
     file = conf(home, "pip.conf", "index-url = x\n")
     with pytest.raises(AnsibleError, match=str(file)):
         package_index({}, [file])
 
 
-def test_pip_files_end_with_the_strongest(home):
+def test_pip_files_end_with_the_strongest(home: pathlib.Path) -> None:
     files = pip_files({"HOME": str(home), "PIP_CONFIG_FILE": "/x/pip.conf"})
     assert str(files[-1]) == "/x/pip.conf"
     assert str(files[-2]) == f"{home}/.config/pip/pip.conf"

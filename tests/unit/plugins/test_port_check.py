@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import typing as t
 from pathlib import Path
 
 import pytest
-from engine_double import EngineDouble
+
+from ansible_collections.truthgraph.platform.tests.unit.plugins.engine_double import EngineDouble
 
 
 @pytest.fixture
@@ -16,18 +18,18 @@ def engine(tmp_path: Path) -> EngineDouble:
 
 
 @pytest.fixture
-def taken():
+def taken() -> t.Iterator[int]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         yield listener.getsockname()[1]
 
 
-def check(engine: EngineDouble, port: int) -> dict:
+def check(engine: EngineDouble, port: int) -> dict[str, t.Any]:
     return engine.run("port_check", address="127.0.0.1", port=port, containers=["truthgraph-api"], option="api_port")
 
 
-def bindings(port: int) -> dict:
+def bindings(port: int) -> dict[str, t.Any]:
     return {"HostConfig": {"PortBindings": {"8000/tcp": [{"HostIp": "", "HostPort": str(port)}]}}}
 
 

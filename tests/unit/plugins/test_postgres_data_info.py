@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.truthgraph.platform.plugins.modules import postgres_data_info as module
-from engine_double import EngineDouble
+from ansible_collections.truthgraph.platform.tests.unit.plugins.engine_double import EngineDouble
 
 
 def test_versions(tmp_path: Path) -> None:
@@ -24,7 +25,7 @@ def test_notes_that_are_no_notes_are_refused(tmp_path: Path) -> None:
     assert module.read_object(str(path)) == {}
     for text in ("{", "[]"):
         path.write_text(text)
-        with pytest.raises(module.Damaged, match="volumes.json is damaged"):
+        with pytest.raises(module.Damaged, match=r"volumes.json is damaged"):
             module.read_object(str(path))
 
 

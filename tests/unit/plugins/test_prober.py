@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import typing as t
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class Service(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, behave=lambda handler: handler.answer(), port: int = 0) -> None:
+    def __init__(self, behave: t.Callable[..., t.Any] = lambda handler: handler.answer(), port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), Handler)
         self.behave = behave
         self.release = "one"
@@ -41,7 +42,7 @@ class Service(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/health"
 
-    def shutdown_request(self, request) -> None:
+    def shutdown_request(self, request: t.Any) -> None:
         # Only closes, so that a test can have it be a reset.
         self.close_request(request)
 
@@ -51,6 +52,7 @@ class Service(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    server: Service
     protocol_version = "HTTP/1.1"
 
     def setup(self) -> None:
@@ -75,18 +77,18 @@ class Handler(BaseHTTPRequestHandler):
     def hang_up(self) -> None:
         self.close_connection = True
 
-    def log_message(self, *arguments) -> None:
+    def log_message(self, *arguments: object) -> None:
         pass
 
 
 @pytest.fixture
-def service():
+def service() -> t.Iterator[Service]:
     server = Service()
     yield server
     server.end()
 
 
-def probe(server: Service, times: int, timeout: float = 1, pause: float = 0.0) -> dict:
+def probe(server: Service, times: int, timeout: float = 1, pause: float = 0.0) -> dict[str, t.Any]:
     """Send some requests from this process."""
     target = engine.Target("cpu1", server.url, 50, timeout)
     for _time in range(times):
@@ -98,7 +100,7 @@ def probe(server: Service, times: int, timeout: float = 1, pause: float = 0.0) -
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+        return int(sock.getsockname()[1])
 
 
 def test_one_connection_is_kept(service: Service) -> None:
@@ -171,6 +173,7 @@ def test_a_reset_of_a_kept_connection_is_retried_once(service: Service) -> None:
             return handler.answer()
         handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         handler.hang_up()
+        return None
 
     service.behave = reset
     seen = probe(service, 2)
@@ -260,7 +263,7 @@ def test_targets_that_never_answered_are_not_counted() -> None:
 
 @pytest.mark.parametrize("url", ["ftp://a/", "a:80", "http://", "http://me:secret@a/", "http://a:99999/"])
 def test_urls_that_cannot_be_used(url: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"not an http or https URL|name or password|Port out of range"):
         engine.parse_url(url)
 
 
@@ -273,7 +276,7 @@ def test_urls() -> None:
 # From here on as Ansible runs it.
 
 
-def run(path: Path, state: str, *options: str, **more) -> dict:
+def run(path: Path, state: str, *options: str, **more: t.Any) -> dict[str, t.Any]:
     answer = subprocess.run(
         [str(Path(sys.executable).with_name("ansible")), "localhost", "-i", "localhost,", "-c", "local"]
         + ["-m", "truthgraph.platform.prober", "-a", json.dumps({"state": state, "path": str(path), **more}), *options],
@@ -287,10 +290,11 @@ def run(path: Path, state: str, *options: str, **more) -> dict:
     assert found, answer.stdout + answer.stderr
     result = json.loads(found[1])
     assert not result.get("changed")
-    return result
+    told: dict[str, t.Any] = result
+    return told
 
 
-def eventually(condition, seconds: float = 5.0) -> None:
+def eventually(condition: t.Callable[[], object], seconds: float = 5.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -298,12 +302,12 @@ def eventually(condition, seconds: float = 5.0) -> None:
 
 
 @pytest.fixture
-def path(tmp_path: Path):
+def path(tmp_path: Path) -> t.Iterator[Path]:
     yield tmp_path / "probe"
     action.end(str(tmp_path / "probe"))
 
 
-def config(service: Service, **more) -> dict:
+def config(service: Service, **more: t.Any) -> dict[str, t.Any]:
     return {"targets": {"cpu1": service.url}, "rate": 50, "timeout": 1, "limit": 20, **more}
 
 
@@ -333,8 +337,8 @@ def test_starting_is_quick_and_detached(service: Service, path: Path) -> None:
     assert time.monotonic() - before < 0.3
     pid = action.running(str(path))
     assert os.getsid(pid) == pid
-    assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
-    assert {os.readlink(f"/proc/{pid}/fd/{number}") for number in (1, 2)} == {str(path / "log")}
+    assert Path(f"/proc/{pid}/fd/0").readlink() == Path("/dev/null")
+    assert {Path(f"/proc/{pid}/fd/{number}").readlink() for number in (1, 2)} == {path / "log"}
 
 
 def test_started_again_it_counts_anew(service: Service, path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -30,13 +31,13 @@ class Place:
     def names(self) -> list[str]:
         return sorted(os.listdir(self.directory))
 
-    def aside(self, *names: str, **options) -> dict:
+    def aside(self, *names: str, **options: t.Any) -> dict[str, t.Any]:
         return self.run(paths=[str(self.directory / name) for name in names], **options)
 
-    def back(self, **options) -> dict:
+    def back(self, **options: t.Any) -> dict[str, t.Any]:
         return self.run(state="back", **options)
 
-    def run(self, **options) -> dict:
+    def run(self, **options: t.Any) -> dict[str, t.Any]:
         process = subprocess.run(
             [sys.executable, "-m", MODULE],
             input=json.dumps({"ANSIBLE_MODULE_ARGS": {"note": str(self.note), **options}}),
@@ -44,7 +45,8 @@ class Place:
             text=True,
             check=False,
         )
-        return json.loads(process.stdout)
+        told: dict[str, t.Any] = json.loads(process.stdout)
+        return told
 
 
 @pytest.fixture

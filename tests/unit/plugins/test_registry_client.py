@@ -6,15 +6,18 @@ import hashlib
 import http.server
 import ipaddress
 import json
+import pathlib
 import ssl
 import threading
+import typing as t
 
 import pytest
-from ansible_collections.truthgraph.platform.plugins.module_utils import registry as client
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from engine_double import EngineDouble
+
+from ansible_collections.truthgraph.platform.plugins.module_utils import registry as client
+from ansible_collections.truthgraph.platform.tests.unit.plugins.engine_double import EngineDouble
 
 CONFIG = json.dumps(
     {
@@ -35,13 +38,13 @@ INDEX = json.dumps({"manifests": [{"digest": DIGEST, "platform": {"os": "linux",
 class Handler(http.server.BaseHTTPRequestHandler):
     """Two images, one user, and a tag can be put."""
 
-    stored = {}
-    deleted = []
+    stored: t.ClassVar[dict[str, bytes]] = {}
+    deleted: t.ClassVar[list[str]] = []
 
-    def log_message(self, format, *args):  # pylint: disable=redefined-builtin
+    def log_message(self, format: str, *args: object) -> None:  # pylint: disable=redefined-builtin
         """Keep quiet."""
 
-    def do_GET(self):  # pylint: disable=invalid-name
+    def do_GET(self) -> None:  # pylint: disable=invalid-name
         if self.headers.get("Authorization") != "Basic " + base64.b64encode(b"user:right").decode():
             return self.answer(401, b"")
         path = self.path.removeprefix("/v2/")
@@ -67,15 +70,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(500, b"")
         return self.answer(404, b"")
 
-    def do_PUT(self):  # pylint: disable=invalid-name
+    def do_PUT(self) -> None:  # pylint: disable=invalid-name
         self.stored[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
         self.answer(201, b"")
 
-    def do_DELETE(self):  # pylint: disable=invalid-name
+    def do_DELETE(self) -> None:  # pylint: disable=invalid-name
         self.deleted.append(self.path)
         self.answer(202 if "gone" not in self.path else 404, b"")
 
-    def answer(self, status, body, content_type="application/json", link=""):
+    def answer(self, status: int, body: bytes, content_type: str = "application/json", link: str = "") -> None:
         self.send_response(status)
         if link:
             self.send_header("Link", link)
@@ -86,10 +89,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[tuple[str, str]]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -117,29 +120,29 @@ def server(tmp_path_factory):
     listener.shutdown()
 
 
-def connect(server, password="right", ca=None):
+def connect(server: tuple[str, str], password: str = "right", ca: str | None = None) -> client.Registry:
     return client.Registry(server[0], "user", password, server[1] if ca is None else ca, timeout=3)
 
 
-def test_ping(server):
+def test_ping(server: tuple[str, str]) -> None:
     connect(server).ping()
 
 
 @pytest.mark.parametrize(("password", "ca", "reason"), [("wrong", None, "unauthorized"), ("right", "", "untrusted")])
-def test_refusals_have_their_reason(server, password, ca, reason):
+def test_refusals_have_their_reason(server: tuple[str, str], password: str, ca: str | None, reason: str) -> None:
     with pytest.raises(client.RegistryError) as caught:
         connect(server, password, ca).ping()
     assert caught.value.reason == reason
     assert password not in str(caught.value)
 
 
-def test_nobody_there(server):
+def test_nobody_there(server: tuple[str, str]) -> None:
     with pytest.raises(client.RegistryError) as caught:
         client.Registry("127.0.0.1:1", "user", "right", server[1]).ping()
     assert caught.value.reason == "unreachable"
 
 
-def test_plain_http_is_no_registry(server):
+def test_plain_http_is_no_registry(server: tuple[str, str]) -> None:
     plain = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=plain.serve_forever, daemon=True).start()
     try:
@@ -150,13 +153,13 @@ def test_plain_http_is_no_registry(server):
         plain.shutdown()
 
 
-def test_unreadable_ca_is_named():
+def test_unreadable_ca_is_named() -> None:
     with pytest.raises(client.RegistryError, match="CA certificate cannot be read"):
         client.Registry("127.0.0.1:1", ca_pem="nonsense")
 
 
 @pytest.mark.parametrize("tag", ["3.13", "multi"])
-def test_image(server, tag):
+def test_image(server: tuple[str, str], tag: str) -> None:
     found = connect(server).image(f"{server[0]}/base/python:{tag}", "amd64")
     assert found["exists"]
     assert found["compressed_bytes"] == 123
@@ -166,46 +169,48 @@ def test_image(server, tag):
         assert found["digest"] == DIGEST
 
 
-def test_image_that_is_not_there(server):
+def test_image_that_is_not_there(server: tuple[str, str]) -> None:
     assert connect(server).image(f"{server[0]}/base/python:9")["exists"] is False
 
 
-def test_error_of_the_registry(server):
+def test_error_of_the_registry(server: tuple[str, str]) -> None:
     with pytest.raises(client.RegistryError, match="HTTP status 500"):
         connect(server).image(f"{server[0]}/broken:1")
 
 
-def test_tag(server):
+def test_tag(server: tuple[str, str]) -> None:
     registry = connect(server)
-    registry.tag("base/python", registry.manifest("base/python", "3.13"), "new")
+    manifest = registry.manifest("base/python", "3.13")
+    assert manifest
+    registry.tag("base/python", manifest, "new")
     assert Handler.stored["/v2/base/python/manifests/new"] == MANIFEST
 
 
-def test_references():
+def test_references() -> None:
     parts = client.parse_reference("h:5000/a/b:1@sha256:" + "0" * 64)
     assert (parts["registry"], parts["repository"], parts["tag"]) == ("h:5000", "a/b", "1")
     with pytest.raises(ValueError, match="no image reference"):
         client.parse_reference("python")
 
 
-def test_all_pages_of_tags_are_read(server):
+def test_all_pages_of_tags_are_read(server: tuple[str, str]) -> None:
     assert connect(server).tags("many") == ["1", "2"]
     assert connect(server).tags("none") == []
     assert connect(server).tags("absent") == []
 
 
-def test_the_digest_of_a_tag(server):
+def test_the_digest_of_a_tag(server: tuple[str, str]) -> None:
     assert connect(server).digest("base/python", "3.13") == DIGEST
     assert connect(server).digest("base/python", "absent") == ""
 
 
-def test_a_manifest_is_deleted_and_one_that_is_gone_is_no_error(server):
+def test_a_manifest_is_deleted_and_one_that_is_gone_is_no_error(server: tuple[str, str]) -> None:
     connect(server).delete("many", DIGEST)
     connect(server).delete("gone", DIGEST)
     assert Handler.deleted == [f"/v2/many/manifests/{DIGEST}", f"/v2/gone/manifests/{DIGEST}"]
 
 
-def prune(server, tmp_path, **more):
+def prune(server: tuple[str, str], tmp_path: pathlib.Path, **more: t.Any) -> dict[str, t.Any]:
     options = {"address": server[0], "username": "user", "password": "right", "ca_content": server[1], **more}
     return EngineDouble(tmp_path).run("registry_prune", repositories=["store/core"], **options)
 
@@ -222,17 +227,19 @@ OTHER = "sha256:" + hashlib.sha256(INDEX).hexdigest()
         ([OTHER], [OTHER], []),
     ],
 )
-def test_only_what_is_known_and_not_needed_is_pruned(server, tmp_path, keep, known, deleted):
+def test_only_what_is_known_and_not_needed_is_pruned(
+    server: tuple[str, str], tmp_path: pathlib.Path, keep: list[str], known: list[str], deleted: list[str]
+) -> None:
     Handler.deleted.clear()
     result = prune(server, tmp_path, keep=keep, known=known)
     assert result["deleted"] == [f"store/core@{digest}" for digest in deleted]
     assert Handler.deleted == [f"/v2/store/core/manifests/{digest}" for digest in deleted]
 
 
-def test_pruning_everything_is_refused(server, tmp_path):
+def test_pruning_everything_is_refused(server: tuple[str, str], tmp_path: pathlib.Path) -> None:
     assert "nothing" in prune(server, tmp_path, keep=[], known=[DIGEST])["msg"]
 
 
-def test_a_registry_that_cannot_be_pruned_is_a_warning(server, tmp_path):
+def test_a_registry_that_cannot_be_pruned_is_a_warning(server: tuple[str, str], tmp_path: pathlib.Path) -> None:
     result = prune(server, tmp_path, keep=[OTHER], known=[DIGEST], password="wrong")
     assert not result.get("failed") and "unauthorized" in str(result["warnings"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from ansible_collections.truthgraph.platform.plugins.modules import release_hand
 
 MODULE = "ansible_collections.truthgraph.platform.plugins.modules.release_handover"
 FIRST, SECOND = "0f3a5c77d2e1", "aaaaaaaaaaaa.2"
-SERVICES = {"api": {}, "inference": {}}
+SERVICES: dict[str, dict[str, str]] = {"api": {}, "inference": {}}
 
 
 class Host:
@@ -25,7 +26,7 @@ class Host:
         self.root, self.config = str(directory / "state"), str(directory / "config")
         self.ledger = Ledger(self.root)
 
-    def run(self, state: str, **options) -> dict:
+    def run(self, state: str, **options: t.Any) -> dict[str, t.Any]:
         """Run the module there."""
         arguments = {"state": state, "root": self.root, "config": self.config, **options}
         process = subprocess.run(
@@ -36,9 +37,12 @@ class Host:
             check=False,
         )
         assert process.stdout, process.stderr
-        return json.loads(process.stdout)
+        told: dict[str, t.Any] = json.loads(process.stdout)
+        return told
 
-    def take_over(self, *others: Host, services: dict | None = None, fence: int = 42, **options) -> dict:
+    def take_over(
+        self, *others: Host, services: dict[str, t.Any] | None = None, fence: int = 42, **options: t.Any
+    ) -> dict[str, t.Any]:
         """Have this host take over what others keep."""
         read = [other.run("read") for other in others]
         given, secrets = [one["kept"] for one in read], [one["secrets"] for one in read]
@@ -55,7 +59,9 @@ class Host:
         return secret_files.read(directory) if Path(directory).is_dir() else None
 
 
-def record(release: str, written_at: float, result: str = "stable", services: tuple[str, ...] = ("api", "inference")) -> dict:
+def record(
+    release: str, written_at: float, result: str = "stable", services: tuple[str, ...] = ("api", "inference")
+) -> dict[str, t.Any]:
     return {"id": release, "written_at": written_at, "result": result, "services": {name: {} for name in services}}
 
 

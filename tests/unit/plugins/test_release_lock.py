@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ ALICE, BOB = {"user": "alice", "process": 1}, {"user": "bob", "process": 2}
 RUNS = 4
 
 
-def start(root: Path, **options) -> subprocess.Popen:
+def start(root: Path, **options: t.Any) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", MODULE],
         stdin=subprocess.PIPE,
@@ -25,24 +26,31 @@ def start(root: Path, **options) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
+    assert process.stdin
     process.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": {"root": str(root), **options}}))
     return process
 
 
-def answer(process: subprocess.Popen) -> dict:
+def answer(process: subprocess.Popen[str]) -> dict[str, t.Any]:
     out, err = process.communicate()
     assert out, err
-    result = json.loads(out)
+    result: dict[str, t.Any] = json.loads(out)
     assert result.get("failed") or result["changed"] is False
     return result
 
 
-def run(root: Path, **options) -> dict:
+def run(root: Path, **options: t.Any) -> dict[str, t.Any]:
     return answer(start(root, **options))
 
 
-def take(root: Path, owner: dict, **options) -> dict:
+def take(root: Path, owner: dict[str, t.Any], **options: t.Any) -> dict[str, t.Any]:
     return run(root, owner=owner, action="deploy", **options)
+
+
+def held(root: Path) -> dict[str, t.Any]:
+    found = Lock(str(root)).read()
+    assert found
+    return found
 
 
 @pytest.fixture
@@ -54,12 +62,12 @@ def test_taken_renewed_and_given_back(root: Path) -> None:
     before = time.time()
     taken = take(root, ALICE)
     assert taken["fence"] > 0 and taken["replaced"] == {}
-    assert taken["lock"] == {**Lock(str(root)).read(), "owner": ALICE, "action": "deploy", "fence": taken["fence"]}
+    assert taken["lock"] == {**held(root), "owner": ALICE, "action": "deploy", "fence": taken["fence"]}
     assert before + 899 < taken["lock"]["expires"] < time.time() + 901
     renewed = run(root, state="renewed", fence=taken["fence"], lease=3600)
     assert renewed["fence"] == taken["fence"] and renewed["lock"]["expires"] > before + 3599
     released = run(root, state="released", fence=taken["fence"])
-    assert released["lock"] == {} and Lock(str(root)).read() is None
+    assert released["lock"] == {} and held(root) is None
     assert not run(root, state="released", fence=taken["fence"]).get("failed")
 
 
@@ -79,23 +87,23 @@ def test_who_has_to_wait_is_told_for_whom_and_how_to_get_out(root: Path, check: 
         "2150-08-17T05:20:00Z. Wait until it is free. If that run is gone, break its lock with -e break_lock=true."
     )
     assert result["lock"]["owner"] == ALICE
-    assert Lock(str(root)).read()["owner"] == ALICE
+    assert held(root)["owner"] == ALICE
 
 
 def test_one_of_several_runs_gets_it(root: Path) -> None:
     processes = [start(root, owner={"process": number}, action="deploy") for number in range(RUNS)]
     results = [answer(process) for process in processes]
     assert sorted(bool(result.get("failed")) for result in results) == [False] + [True] * (RUNS - 1)
-    assert [result["fence"] for result in results if "fence" in result] == [Lock(str(root)).read()["fence"]]
+    assert [result["fence"] for result in results if "fence" in result] == [held(root)["fence"]]
 
 
 @pytest.mark.parametrize(
     ("options", "how"),
     [({"take_over": True}, "owner gone"), ({"broken": "alice is ill"}, "broken"), ({}, "expired")],
 )
-def test_a_replaced_lock_is_returned_and_recorded(root: Path, options: dict, how: str) -> None:
+def test_a_replaced_lock_is_returned_and_recorded(root: Path, options: dict[str, t.Any], how: str) -> None:
     fence, _ = Lock(str(root)).acquire(ALICE, "deploy", 1 if how == "expired" else 900, time.time() - 1)
-    old = Lock(str(root)).read()
+    old = held(root)
     result = take(root, BOB, replaces=fence, **options)
     assert result["fence"] > fence and result["replaced"] == {**old, "how": how}
     (entry,) = Ledger(str(root)).journal()
@@ -111,10 +119,10 @@ def test_a_replaced_lock_is_returned_and_recorded(root: Path, options: dict, how
 @pytest.mark.parametrize(
     "options", [{"broken": "  "}, {"broken": "x", "replaces": 3}, {"take_over": True, "replaces": 3}]
 )
-def test_what_does_not_mean_this_lock_does_not_break_it(root: Path, options: dict) -> None:
+def test_what_does_not_mean_this_lock_does_not_break_it(root: Path, options: dict[str, t.Any]) -> None:
     take(root, ALICE)
     assert take(root, BOB, **options)["failed"]
-    assert Lock(str(root)).read()["owner"] == ALICE
+    assert held(root)["owner"] == ALICE
 
 
 def test_a_lost_lock_is_not_renewed_and_not_given_back(root: Path) -> None:
@@ -123,7 +131,7 @@ def test_a_lost_lock_is_not_renewed_and_not_given_back(root: Path) -> None:
     result = run(root, state="renewed", fence=mine)
     assert result["failed"] and f"fencing number {mine} is lost" in result["msg"] and "user bob" in result["msg"]
     assert run(root, state="released", fence=mine)["lock"]["owner"] == BOB
-    assert Lock(str(root)).read()["owner"] == BOB
+    assert held(root)["owner"] == BOB
 
 
 def test_check_mode_takes_nothing(root: Path) -> None:
@@ -156,7 +164,7 @@ def test_check_mode_touches_no_lock(root: Path) -> None:
         ({"state": "released"}, "fence"),
     ],
 )
-def test_what_is_missing_is_named(root: Path, options: dict, message: str) -> None:
+def test_what_is_missing_is_named(root: Path, options: dict[str, t.Any], message: str) -> None:
     result = run(root, **options)
     assert result["failed"] and message in result["msg"]
     assert not root.exists()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import typing as t
 from pathlib import Path
 
 import pytest
-from engine_double import EngineDouble
 
 from ansible_collections.truthgraph.platform.plugins.module_utils.ledger import Ledger
 from ansible_collections.truthgraph.platform.plugins.modules.release_prune import is_candidate, repository
+from ansible_collections.truthgraph.platform.tests.unit.plugins.engine_double import EngineDouble
 
 PREFIX = "10.0.0.1:5000/truthgraph"
 OLD, MIDDLE, LIVE, FAILED = "111111111111", "222222222222", "333333333333", "ffffffffffff"
@@ -42,7 +43,7 @@ def images(engine: EngineDouble) -> list[str]:
     return names
 
 
-def prune(engine: EngineDouble, ledger: Ledger, **more) -> dict:
+def prune(engine: EngineDouble, ledger: Ledger, **more: t.Any) -> dict[str, t.Any]:
     arguments = {"root": ledger.root, "prefix": PREFIX, "live": [LIVE], "count": 1, **more}
     result = engine.run("release_prune", **arguments)
     assert not result.get("failed"), result
@@ -160,7 +161,7 @@ def test_an_image_of_any_container_stays(
     engine: EngineDouble, ledger: Ledger, images: list[str], status: str, way: str
 ) -> None:
     name = reference("api", 1)
-    described = {
+    described: dict[str, dict[str, t.Any]] = {
         "id": {"Image": f"sha256:{0:064x}", "Config": {"Image": "renamed"}},
         "reference": {"Image": "sha256:else", "Config": {"Image": name}},
         "manifest": {"Image": "", "Config": {}, "ImageManifestDescriptor": {"digest": name.partition("@")[2]}},
@@ -248,7 +249,7 @@ def test_a_record_without_images_is_no_obstacle(engine: EngineDouble, ledger: Le
     ("options", "message"),
     [({"prefix": "/"}, "The prefix is empty"), ({"live": ["latest"]}, "'latest' cannot be the id")],
 )
-def test_what_makes_no_sense_is_refused(engine: EngineDouble, ledger: Ledger, options: dict, message: str) -> None:
+def test_what_makes_no_sense_is_refused(engine: EngineDouble, ledger: Ledger, options: dict[str, t.Any], message: str) -> None:
     result = engine.run("release_prune", **{"root": ledger.root, "prefix": PREFIX, **options})
     assert result["failed"] and message in result["msg"]
 

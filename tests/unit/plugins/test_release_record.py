@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import typing as t
 from concurrent import futures
 from pathlib import Path
 
@@ -17,7 +18,7 @@ MODULE = "ansible_collections.truthgraph.platform.plugins.modules.release_record
 FIRST, SECOND, THIRD = "0f3a5c77d2e1", "aaaaaaaaaaaa", "bbbbbbbbbbbb.2"
 
 
-def run(root: Path, **options) -> dict:
+def run(root: Path, **options: t.Any) -> dict[str, t.Any]:
     process = subprocess.run(
         [sys.executable, "-m", MODULE],
         input=json.dumps({"ANSIBLE_MODULE_ARGS": {"root": str(root), **options}}),
@@ -28,7 +29,8 @@ def run(root: Path, **options) -> dict:
     assert process.stdout, process.stderr
     result = json.loads(process.stdout)
     assert result.get("failed") or result["changed"] is False
-    return result
+    told: dict[str, t.Any] = result
+    return told
 
 
 @pytest.fixture
@@ -93,14 +95,14 @@ def test_no_other_run_comes_between_the_check_and_the_writing(
         """What the module asks of Ansible."""
 
         check_mode = False
-        params = {"root": str(root), "records": [{"id": FIRST}], "journal": [], "remove": [], "fence": 8}
 
-        def __init__(self, **_arguments) -> None:
+        def __init__(self, **_arguments: object) -> None:
+            self.params = {"root": str(root), "records": [{"id": FIRST}], "journal": [], "remove": [], "fence": 8}
             self.exit_json = lambda **_result: None
 
     write, other = release_record.write, []
 
-    def slow_write(*arguments) -> dict:
+    def slow_write(*arguments: t.Any) -> dict[str, t.Any]:
         # The number is accepted and nothing is written yet: now another run comes with a higher one.
         other.append(pool.submit(run, root, fence=9, records=[{"id": FIRST, "result": "newer"}]))
         with pytest.raises(futures.TimeoutError):
@@ -149,7 +151,7 @@ def test_without_a_number_none_is_asked_for(root: Path) -> None:
         ({"records": [{"id": FIRST}], "fence": 0}, "Take the lock first"),
     ],
 )
-def test_nothing_is_written_where_something_is_wrong(root: Path, ledger: Ledger, options: dict, message: str) -> None:
+def test_nothing_is_written_where_something_is_wrong(root: Path, ledger: Ledger, options: dict[str, t.Any], message: str) -> None:
     result = run(root, **options)
     assert result["failed"] and message in result["msg"] and str(root) in result["msg"]
     assert ledger.records() == ({}, [])

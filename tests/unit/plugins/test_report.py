@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-import browser
 from ansible_collections.truthgraph.platform.plugins.action import prober as prober_action
 from ansible_collections.truthgraph.platform.plugins.action import release_report as action
 from ansible_collections.truthgraph.platform.plugins.plugin_utils import report
+from ansible_collections.truthgraph.platform.tests.unit.plugins import browser
 
 OLD, NEW = "1a2b3c4d5e6f", "9f8e7d6c5b4a"
 BEGAN = 1_790_000_000.0
@@ -77,13 +77,16 @@ def serves(service: str, slot: str, release: str) -> report.Data:
     return {service: {"slot": slot, "release": release}}
 
 
+STEPS = (0, 4.5, 7.2, 19.8, 35.1, 48.9, 56.0)
+
+
 def run(**more: t.Any) -> report.Data:
     """A deploy of a new core image to two APIs, as the role says it."""
     names = ("plan", "pull", "database", "prepare", "switch", "settle", "finish")
     return {
         **{"fleet": "lab", "action": "deploy", "result": "stable", "who": "me@control", "release": NEW, "earlier": OLD},
         **{"revision": "0123456789abcdef", "version": "0.2.0", "topology": "split"},
-        "steps": [{"name": name, "at": BEGAN + at} for name, at in zip(names, (0, 4.5, 7.2, 19.8, 35.1, 48.9, 56.0))],
+        "steps": [{"name": name, "at": BEGAN + at} for name, at in zip(names, STEPS, strict=True)],
         "plan": [
             ["cpu1", "api", f"{OLD} -> {NEW}", "core@1a2b -> core@9f8e", "blue -> green", "replaced"],
             ["cpu2", "api", f"{OLD} -> {NEW}", "core@1a2b -> core@9f8e", "blue -> green", "replaced"],
@@ -280,11 +283,13 @@ class Service(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.release, self.status, self.answered = OLD, 200, []
+        self.release, self.status = OLD, 200
+        self.answered: list[tuple[int, str]] = []
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
 
 class Handler(BaseHTTPRequestHandler):
+    server: Service
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -342,7 +347,7 @@ def test_what_the_prober_has_seen_of_a_real_server(tmp_path: Path) -> None:
 class Texts(HTMLParser):
     """The tags of a page, and whether each one that is opened is closed again."""
 
-    VOID = {"meta", "br", "line", "rect"}
+    VOID = frozenset({"meta", "br", "line", "rect"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -379,7 +384,7 @@ def hostile_document() -> report.Data:
 
 @pytest.mark.parametrize("kind", ["stable", "failed", "hostile", "first", "nothing"])
 def test_the_page_is_whole_and_asks_for_nothing(kind: str) -> None:
-    facts = {
+    kinds: dict[str, t.Callable[[], report.Data]] = {
         "stable": document,
         "failed": failed_document,
         "hostile": hostile_document,
@@ -387,7 +392,8 @@ def test_the_page_is_whole_and_asks_for_nothing(kind: str) -> None:
             earlier="", earlier_images={}, pruned={}, registry=[], schema={"before": [], "after": ["1"]}
         ),
         "nothing": lambda: report.document({"result": "failed"}, [], {}, [], BEGAN),
-    }[kind]()
+    }
+    facts = kinds[kind]()
     text = report.page(facts)
     tags = Texts(text).tags
     assert {tag for tag, _ in tags}.isdisjoint({"script", "img", "link", "iframe", "object", "form", "a"})
@@ -479,7 +485,7 @@ def test_the_picture_marks_the_switch_and_the_failures(chromium: browser.Browser
         const middle = e => { const b = e.getBoundingClientRect(); return (b.left + b.width / 2 - box.left) / box.width };
         const svg = figure.querySelector('svg');
         return [middle(svg.querySelector('.switch')), [...svg.querySelectorAll('.failed')].map(middle)] })"""
-    for (switch, failed), at in zip(chromium.read(places), (37.5, 37.95)):
+    for (switch, failed), at in zip(chromium.read(places), (37.5, 37.95), strict=True):
         assert switch == pytest.approx(at / 63.4, abs=0.005)
         # In the middle of its interval.
         assert failed == [pytest.approx(22.5 / 63.4, abs=0.01)]
@@ -558,7 +564,8 @@ def play(tmp_path: Path, *options: str, **arguments: t.Any) -> report.Data:
     found = re.search(r"^localhost \| \w+!? => (\{.*\})$", answer.stdout, re.MULTILINE | re.DOTALL)
     assert found, answer.stdout + answer.stderr
     assert SECRET not in answer.stdout + answer.stderr
-    return json.loads(found[1])
+    told: dict[str, t.Any] = json.loads(found[1])
+    return told
 
 
 def test_the_action_writes_page_and_facts(tmp_path: Path) -> None:

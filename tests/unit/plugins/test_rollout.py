@@ -6,8 +6,10 @@ import copy
 import os
 import subprocess
 import typing as t
+from pathlib import Path
 
 import pytest
+
 from ansible_collections.truthgraph.platform.plugins.module_utils import slots
 from ansible_collections.truthgraph.platform.plugins.plugin_utils import rollout
 
@@ -193,7 +195,7 @@ def kept(**releases: bool) -> rollout.State:
 )
 def test_other_secrets_number_a_release(states: list[rollout.State], number: str) -> None:
     base = rollout.release_base(wanted())
-    assert rollout.release_id(wanted(), dict(enumerate(states))) == base + number
+    assert rollout.release_id(wanted(), {f"host{place}": state for place, state in enumerate(states)}) == base + number
 
 
 def test_what_was_kept_of_another_release_does_not_count() -> None:
@@ -528,7 +530,7 @@ def test_a_host_or_service_that_is_no_more_is_left_out() -> None:
 
 def record(release: str, result: str, **more: t.Any) -> dict[str, dict[str, t.Any]]:
     """Return a record as the ledger holds it, by its release."""
-    described = {name: "" for name in ("topology", "revision", "version", "inference")}
+    described = dict.fromkeys(("topology", "revision", "version", "inference"), "")
     return {release: {"id": release, "result": result, "images": {}, "services": {}, **described, **more}}
 
 
@@ -850,7 +852,10 @@ def test_what_becomes_of_revisions_is_noted_where_they_are_known() -> None:
 
 def with_other_core() -> dict[str, dict[str, t.Any]]:
     """Return the services of a release with another core image, as its record holds them."""
-    return rollout.plan(wanted(core=OTHER_CORE), {host: empty() for host in "abc"})["record"]["services"]
+    told: dict[str, dict[str, t.Any]] = rollout.plan(wanted(core=OTHER_CORE), {host: empty() for host in "abc"})[
+        "record"
+    ]["services"]
+    return told
 
 
 def test_missing_images_are_listed() -> None:
@@ -892,7 +897,11 @@ def test_the_new_host_gets_what_the_others_serve_and_they_keep_it() -> None:
     states = deployed(wanted())
     states["b"] = empty()
     plan = rollout.plan(wanted(), states)
-    actions = {(host, service): entry["action"] for host, services in plan["hosts"].items() for service, entry in services.items()}
+    actions = {
+        (host, service): entry["action"]
+        for host, services in plan["hosts"].items()
+        for service, entry in services.items()
+    }
     assert actions == {("a", "api"): "keep", ("b", "api"): "replace", ("c", "inference"): "keep"}
 
 
@@ -957,7 +966,7 @@ def test_a_dead_owner_and_one_that_nobody_has_collected_are_gone(process: subpro
     lock = lock_of(process.pid, rollout.process_started(process.pid))
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert os.path.exists(f"/proc/{process.pid}") and rollout.owner_gone(lock, ME)
+    assert Path(f"/proc/{process.pid}").exists() and rollout.owner_gone(lock, ME)
     process.wait()
     assert rollout.process_started(process.pid) == "" and rollout.owner_gone(lock, ME)
 

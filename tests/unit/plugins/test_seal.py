@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -36,7 +36,7 @@ def test_nothing_has_changed(host: Path) -> None:
 
 def test_contents_are_not_kept(host: Path) -> None:
     assert "s3cr3t" not in (host / "root" / "seal.json").read_text()
-    assert os.stat(host / "root" / "seal.json").st_mode & 0o777 == 0o600
+    assert (host / "root" / "seal.json").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("change", ["edited", "mode", "removed", "replaced", "added"])
@@ -50,7 +50,7 @@ def test_a_changed_file_is_named(host: Path, change: str) -> None:
         path.unlink()
     elif change == "replaced":
         (host / "other").write_text("s3cr3t")
-        os.rename(host / "other", path)
+        (host / "other").rename(path)
     else:
         path = path.with_name("added")
         path.write_text("")
@@ -86,7 +86,7 @@ def test_images_are_remembered_up_to_a_number(host: Path) -> None:
     assert len(images) == seal.REMEMBERED and "tree1" not in images and f"later{seal.REMEMBERED - 1}" in images
 
 
-def state(**more: object) -> dict:
+def state(**more: object) -> dict[str, t.Any]:
     """An answer of the module release_state of a host on which nothing has changed."""
     kept = {"fingerprint": "f1", "drift": [], "images": {}}
     return {"engine": True, "seal": kept, "other_credentials": [], "secrets": {}, **more}
@@ -103,7 +103,7 @@ def state(**more: object) -> dict:
         (state(secrets={"api": {"slots": {"blue": False, "green": False}}}), "credentials"),
     ],
 )
-def test_a_host_that_has_to_be_prepared_anew_is_named_with_the_reason(found: dict, why: str) -> None:
+def test_a_host_that_has_to_be_prepared_anew_is_named_with_the_reason(found: dict[str, t.Any], why: str) -> None:
     unsealed = rollout.unsealed({"a": found, "b": state()}, {"a": "f1", "b": "f1"})
     assert set(unsealed) == {"a"} and why in unsealed["a"]
 

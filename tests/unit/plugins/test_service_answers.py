@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import ssl
 import threading
+import typing as t
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from engine_double import EngineDouble
 
 from ansible_collections.truthgraph.platform.molecule.shared.authority import Authority
+from ansible_collections.truthgraph.platform.tests.unit.plugins.engine_double import EngineDouble
 
 
 class Service(ThreadingHTTPServer):
@@ -24,11 +25,13 @@ class Service(ThreadingHTTPServer):
         self.asked: list[str] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
-    def question(self, path: str, **more) -> dict:
+    def question(self, path: str, **more: t.Any) -> dict[str, t.Any]:
         return {"address": "127.0.0.1", "port": self.server_port, "path": path, **more}
 
 
 class Handler(BaseHTTPRequestHandler):
+    server: Service
+
     def answer(self) -> None:
         self.server.asked.append(f"{self.command} {self.path}")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}"
@@ -39,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = answer
 
-    def log_message(self, *arguments) -> None:
+    def log_message(self, *arguments: object) -> None:
         pass
 
 

@@ -21,7 +21,7 @@ IMAGES = {
 
 def bars(picture: ElementTree.Element) -> dict[str, float]:
     return {
-        bar.find(f"{SVG}title").text: float(bar.get("width"))
+        bar.findtext(f"{SVG}title", ""): float(bar.attrib["width"])
         for bar in picture.iter(f"{SVG}rect")
         if bar.find(f"{SVG}title") is not None and bar.get("height") != "11"
     }

@@ -14,9 +14,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.truthgraph.platform.plugins.module_utils import slots, traffic
 from ansible_collections.truthgraph.platform.plugins.module_utils.ledger import Ledger
-from engine_double import EngineDouble, ProxyDouble
+from ansible_collections.truthgraph.platform.tests.unit.plugins.engine_double import EngineDouble, ProxyDouble
 
 BLUE, GREEN = "truthgraph-api-blue", "truthgraph-api-green"
 OLD, NEW = "111111111111", "222222222222"
@@ -37,6 +38,8 @@ class Service(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    server: Service
+
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
         self.server.asked.append(f"{self.command} {self.path} {body}".strip())
@@ -258,8 +261,8 @@ def test_the_inference_service_serves_by_the_names_that_apis_ask_for(host: Host)
     host.create("blue", KEY, service="inference")
     host.publish(inference="blue", **{KEY: "blue", f"{KEY}.2": "blue", "inference_ffff": "green"})
     result = host.engine.run(
-        **{"module": "slot", "state": "undone", "release": NEW, "services": {"inference": {"action": "keep"}}, "fence": 5},
-        **{"root": str(host.root), "map": str(host.map), "socket": host.haproxy.path, "config": str(host.config)},
+        module="slot", state="undone", release=NEW, services={"inference": {"action": "keep"}}, fence=5,
+        root=str(host.root), map=str(host.map), socket=host.haproxy.path, config=str(host.config),
     )
     assert result["serves"] == {"inference": {"slot": "blue", "release": f"{KEY}, {KEY}.2"}}
 
@@ -515,7 +518,7 @@ def test_a_service_that_the_release_has_no_more_is_retired_last(host: Host) -> N
     assert "inference is retired" in result["actions"] and host.done("stop") == [BLUE, "truthgraph-inference-blue"]
     # Kept for a return, and not started by the engine.
     assert host.engine.containers["truthgraph-inference-blue"] == "exited"
-    assert f"update --restart no --cpu-shares 512 truthgraph-inference-blue" in host.commands
+    assert "update --restart no --cpu-shares 512 truthgraph-inference-blue" in host.commands
     assert host.traffic == {"api": "green", "api_green": NEW, "egress_green": KEY}
     assert not host.run("settled", services=services)["changed"]
 
@@ -748,7 +751,7 @@ def test_each_phase_is_noted(host: Host) -> None:
     assert before <= note["began"] < note["ended"] <= time.time()
     assert (note["host"], note["phase"], note["services"], note["failed"]) == ("localhost", "undone", ["api"], False)
     assert note["actions"] == answer["actions"] and note["serves"] == {"api": {"slot": "blue", "release": OLD}}
-    assert os.stat(host.home / "reports" / "notes.jsonl").st_mode & 0o777 == 0o600
+    assert (host.home / "reports" / "notes.jsonl").stat().st_mode & 0o777 == 0o600
     # What fails is noted, too, and why it does is not: that may be anybody's words.
     answer, [_, note] = as_action(host, fence=3)
     assert "outdated" in answer["msg"] and note["failed"] and "outdated" not in json.dumps(note)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing as t
 
 import pytest
+
 from ansible_collections.truthgraph.platform.plugins.module_utils import slots
 
 CONTAINER = {
@@ -138,7 +139,7 @@ def test_a_created_container_does_not_restart_by_itself() -> None:
 
 def test_the_identity_is_no_part_of_the_digest() -> None:
     one, other = (slots.create_command(CONTAINER, PLACE, identity) for identity in ("r1", "r2"))
-    assert [pair for pair in zip(one, other) if pair[0] != pair[1]] == [
+    assert [pair for pair in zip(one, other, strict=True) if pair[0] != pair[1]] == [
         ("truthgraph.identity=r1", "truthgraph.identity=r2")
     ]
 
@@ -147,7 +148,7 @@ def test_the_identity_is_no_part_of_the_digest() -> None:
 def test_a_container_is_described(policy: str, standby: bool) -> None:
     labels = {f"truthgraph.{name}": name for name in slots.LABELS}
     labels |= {"org.opencontainers.image.revision": "0123", "other": "thing"}
-    info = {
+    info: dict[str, t.Any] = {
         "Id": "0f3a",
         "Name": "/truthgraph-api-green",
         "Config": {"Labels": labels, "Image": "registry/core@sha256:abc"},
@@ -165,7 +166,7 @@ def test_a_container_is_described(policy: str, standby: bool) -> None:
 
 def test_what_a_container_says_of_its_health_is_answered() -> None:
     checks = [{"ExitCode": 1, "Output": "HTTP/1.1 503: the card is lost\n"}, {"ExitCode": 0, "Output": "ignored"}]
-    info = {
+    info: dict[str, t.Any] = {
         "Name": "/x",
         "Config": {"Labels": None, "Image": "i", "Env": ["A=1", "TRUTHGRAPH_DEVICE=simulated"]},
         "State": {"Status": "running", "Health": {"Status": "unhealthy", "Log": checks}},
@@ -182,7 +183,11 @@ def test_what_a_container_says_of_its_health_is_answered() -> None:
 
 
 def test_a_container_that_is_not_ours_is_described_too() -> None:
-    info = {"Name": "/x", "Config": {"Labels": None, "Image": "i"}, "State": {"Status": "created", "Health": None}}
+    info: dict[str, t.Any] = {
+        "Name": "/x",
+        "Config": {"Labels": None, "Image": "i"},
+        "State": {"Status": "created", "Health": None},
+    }
     info["HostConfig"] = {"RestartPolicy": {"Name": "no"}}
     found = slots.describe(info)
     assert found["service"] == found["run"] == found["health"] == "" and found["state"] == "created"

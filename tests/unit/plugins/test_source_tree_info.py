@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import textwrap
 import time
+import typing as t
 
 import pytest
 
@@ -51,19 +52,19 @@ def finding(root: pathlib.Path, topology: str = "split") -> source_tree.Finding:
     return findings[0]
 
 
-def test_a_good_tree_has_no_finding_and_says_what_it_is(tree):
+def test_a_good_tree_has_no_finding_and_says_what_it_is(tree: pathlib.Path) -> None:
     report = inspect_tree(tree, "split")
     assert report.findings == []
     assert (report.version, report.requires_python) == ("1.2.3", ">=3.11")
     assert report.revision.startswith("content-")
 
 
-def test_the_reference_application_is_a_good_tree():
+def test_the_reference_application_is_a_good_tree() -> None:
     app = pathlib.Path(__file__).parents[3] / "files" / "app"
     assert inspect_tree(app, "split").findings == inspect_tree(app, "monolith").findings == []
 
 
-def test_migrations_are_read_without_running_them(tree):
+def test_migrations_are_read_without_running_them(tree: pathlib.Path) -> None:
     write(
         tree,
         {
@@ -79,32 +80,32 @@ def test_migrations_are_read_without_running_them(tree):
     ]
 
 
-def test_a_missing_tree_is_named(tmp_path):
+def test_a_missing_tree_is_named(tmp_path: pathlib.Path) -> None:
     found = finding(tmp_path / "absent")
     assert found.file == str(tmp_path / "absent")
     assert "image_build_source" in found.remedy
 
 
-def test_a_file_is_no_tree(tree):
+def test_a_file_is_no_tree(tree: pathlib.Path) -> None:
     assert "not a directory" in finding(tree / "pyproject.toml").what
 
 
-def test_an_unknown_topology_is_refused_with_the_known_ones(tree):
+def test_an_unknown_topology_is_refused_with_the_known_ones(tree: pathlib.Path) -> None:
     found = finding(tree, "stack")
     assert "'stack'" in found.what and "split" in found.remedy
 
 
-def test_a_tree_without_pyproject_is_refused(tree):
+def test_a_tree_without_pyproject_is_refused(tree: pathlib.Path) -> None:
     (tree / "pyproject.toml").unlink()
     assert finding(tree).what == "pyproject.toml is missing"
 
 
-def test_a_broken_pyproject_is_refused_with_its_line(tree):
+def test_a_broken_pyproject_is_refused_with_its_line(tree: pathlib.Path) -> None:
     write(tree, {"pyproject.toml": "[project\n"})
     assert "line 1" in finding(tree).why
 
 
-def test_all_findings_come_at_once(tree):
+def test_all_findings_come_at_once(tree: pathlib.Path) -> None:
     (tree / "pyproject.toml").unlink()
     (tree / "alembic.ini").unlink()
     write(tree, {"truthgraph/__init__.py": ""})
@@ -116,7 +117,7 @@ def test_all_findings_come_at_once(tree):
 
 
 @pytest.mark.parametrize("statement", ["import torch", "from torch import nn", "import sentence_transformers as st"])
-def test_main_that_imports_ml_libraries_is_refused_with_its_line(tree, statement):
+def test_main_that_imports_ml_libraries_is_refused_with_its_line(tree: pathlib.Path, statement: str) -> None:
     write(tree, {"truthgraph/main.py": f"import os\n{statement}\napp = object()\n"})
     found = finding(tree)
     assert found.file == "truthgraph/main.py:2"
@@ -137,7 +138,7 @@ def test_main_that_imports_ml_libraries_is_refused_with_its_line(tree, statement
         "class Model:\n    import truthgraph.deep",
     ],
 )
-def test_imports_are_followed_through_the_package(tree, step):
+def test_imports_are_followed_through_the_package(tree: pathlib.Path, step: str) -> None:
     write(
         tree,
         {
@@ -151,7 +152,7 @@ def test_imports_are_followed_through_the_package(tree, step):
     assert "truthgraph/deep/__init__.py:1" in found.why
 
 
-def test_the_package_itself_is_loaded_before_main(tree):
+def test_the_package_itself_is_loaded_before_main(tree: pathlib.Path) -> None:
     write(tree, {"truthgraph/__init__.py": '__version__ = "1"\nimport torch\n'})
     assert finding(tree).file == "truthgraph/__init__.py:2"
 
@@ -167,37 +168,37 @@ def test_the_package_itself_is_loaded_before_main(tree):
         "import torchless",
     ],
 )
-def test_imports_that_cannot_fail_the_start_are_fine(tree, harmless):
+def test_imports_that_cannot_fail_the_start_are_fine(tree: pathlib.Path, harmless: str) -> None:
     write(tree, {"truthgraph/main.py": f"{harmless}\napp = object()\n"})
     assert inspect_tree(tree, "split").findings == []
 
 
-def test_main_that_imports_the_ml_package_is_refused_once(tree):
+def test_main_that_imports_the_ml_package_is_refused_once(tree: pathlib.Path) -> None:
     write(tree, {"truthgraph/main.py": "from truthgraph.ml import app\n"})
     found = finding(tree)
     assert (found.file, found.what) == ("truthgraph/main.py:1", "truthgraph.main needs truthgraph.ml")
 
 
-def test_a_circle_of_imports_ends(tree):
+def test_a_circle_of_imports_ends(tree: pathlib.Path) -> None:
     write(tree, {"truthgraph/settings.py": "import truthgraph.main\n"})
     assert inspect_tree(tree, "split").findings == []
 
 
-def test_split_without_ml_package_is_refused(tree):
+def test_split_without_ml_package_is_refused(tree: pathlib.Path) -> None:
     for name in ("__init__", "service"):
         (tree / "truthgraph" / "ml" / f"{name}.py").unlink()
     found = finding(tree)
     assert found.file == "truthgraph/ml/__init__.py" and "Add the package" in found.remedy
 
 
-def test_a_core_that_needs_torch_is_told_of_monolith_and_is_good_there(tree):
+def test_a_core_that_needs_torch_is_told_of_monolith_and_is_good_there(tree: pathlib.Path) -> None:
     write(tree, {"truthgraph/main.py": "import torch\napp = 1\n"})
     assert "fleet_topology: monolith" in finding(tree).remedy
     shutil.rmtree(tree / "truthgraph" / "ml")
     assert inspect_tree(tree, "monolith").findings == []
 
 
-def test_a_monolith_needs_no_list_for_ml_but_a_pinned_torch(tree):
+def test_a_monolith_needs_no_list_for_ml_but_a_pinned_torch(tree: pathlib.Path) -> None:
     (tree / "requirements/ml.txt").unlink()
     assert inspect_tree(tree, "monolith").findings == []
     (tree / "requirements/torch-cpu.txt").unlink()
@@ -210,7 +211,7 @@ def test_a_monolith_needs_no_list_for_ml_but_a_pinned_torch(tree):
     assert texts["torch"] == {"torch.txt": "torch==2.9.0\n"} and texts["dependencies"] == {"core.txt": text}
 
 
-def test_onnx_needs_an_export_and_its_lists(tree):
+def test_onnx_needs_an_export_and_its_lists(tree: pathlib.Path) -> None:
     found = {one.file: one for one in inspect_tree(tree, "split", runtime="onnx").findings}
     assert set(found) == {"truthgraph/ml/export.py", "requirements/onnx.txt", "requirements/export.txt"}
     for name in ("onnx", "export"):
@@ -223,7 +224,7 @@ def test_onnx_needs_an_export_and_its_lists(tree):
     assert "image_build_torch to cpu" in inspect_tree(tree, "split", "cuda", runtime="onnx").findings[0].remedy
 
 
-def test_onnx_from_a_lock_exports_with_its_torch(tree):
+def test_onnx_from_a_lock_exports_with_its_torch(tree: pathlib.Path) -> None:
     project = ["[project]", 'name = "truthgraph"', 'version = "1"', 'requires-python = ">=3.11"']
     project += ['dependencies = ["uvicorn", "alembic"]', "[project.optional-dependencies]", 'ml = ["uvicorn", "torch"]']
     write(tree, {"pyproject.toml": "\n".join([*project, 'onnx = ["uvicorn", "onnxruntime"]', ""]), "truthgraph/ml/export.py": ""})
@@ -238,12 +239,12 @@ def test_onnx_from_a_lock_exports_with_its_torch(tree):
     assert "torch" not in texts["dependencies"]["ml-onnx.txt"] and "onnxruntime==" in texts["dependencies"]["ml-onnx.txt"]
 
 
-def finding_of_runtime(root, runtime):
+def finding_of_runtime(root: pathlib.Path, runtime: str) -> t.Any:
     [found] = inspect_tree(root, "split", runtime=runtime).findings
     return found
 
 
-def test_lists_that_are_installed_together_have_to_agree(tree):
+def test_lists_that_are_installed_together_have_to_agree(tree: pathlib.Path) -> None:
     write(tree, {"requirements/ml.txt": f"uvicorn==2.0 {HASH}\n"})
     assert inspect_tree(tree, "split").findings == []
     found = finding(tree, "monolith")
@@ -255,48 +256,48 @@ def test_lists_that_are_installed_together_have_to_agree(tree):
     assert inspect_tree(tree, "monolith").findings == []
 
 
-def test_ml_that_needs_a_module_of_core_is_refused(tree):
+def test_ml_that_needs_a_module_of_core_is_refused(tree: pathlib.Path) -> None:
     write(tree, {"truthgraph/ml/service.py": "from truthgraph.settings import x\napp = object()\n"})
     assert finding(tree).file == "truthgraph/ml/service.py:1"
 
 
-def test_ml_may_use_the_package_version(tree):
+def test_ml_may_use_the_package_version(tree: pathlib.Path) -> None:
     write(tree, {"truthgraph/ml/service.py": "from truthgraph import __version__\napp = object()\n"})
     assert inspect_tree(tree, "split").findings == []
 
 
 @pytest.mark.parametrize("module", ["main", "ml/__init__"])
-def test_a_module_without_app_is_refused(tree, module):
+def test_a_module_without_app_is_refused(tree: pathlib.Path, module: str) -> None:
     write(tree, {f"truthgraph/{module}.py": "application = object()\n"})
     assert finding(tree).file == f"truthgraph/{module}.py"
 
 
-def test_a_syntax_error_is_refused_with_its_line(tree):
+def test_a_syntax_error_is_refused_with_its_line(tree: pathlib.Path) -> None:
     write(tree, {"truthgraph/settings.py": "x = 1\ndef broken(:\n"})
     assert finding(tree).file == "truthgraph/settings.py:2"
 
 
-def test_missing_requirements_name_the_command_that_makes_them(tree):
+def test_missing_requirements_name_the_command_that_makes_them(tree: pathlib.Path) -> None:
     (tree / "requirements/core.txt").unlink()
     found = finding(tree)
     assert found.file == "requirements/core.txt"
     assert "uv lock" in found.remedy and "--generate-hashes" in found.remedy
 
 
-def test_a_lock_that_cannot_be_used_is_one_finding(tree):
+def test_a_lock_that_cannot_be_used_is_one_finding(tree: pathlib.Path) -> None:
     write(tree, {"uv.lock": "none"})
     found = finding(tree)
     assert found.file == "uv.lock" and found.remedy.endswith("uv lock")
 
 
-def test_a_test_tool_is_named_with_its_line_and_refuses_nothing(tree):
+def test_a_test_tool_is_named_with_its_line_and_refuses_nothing(tree: pathlib.Path) -> None:
     write(tree, {"requirements/ml.txt": f"# a comment\nuvicorn==1.0 {HASH}\npytest==8.0 \\\n  {HASH}\n"})
     report = inspect_tree(tree, "split")
     assert report.findings == []
     assert report.warnings == ["requirements/ml.txt:3 lists pytest, which no service needs. The images do not get it."]
 
 
-def test_a_test_tool_in_the_extra_is_named_with_its_line_of_pyproject(tree):
+def test_a_test_tool_in_the_extra_is_named_with_its_line_of_pyproject(tree: pathlib.Path) -> None:
     write(
         tree,
         {
@@ -321,39 +322,39 @@ def test_a_test_tool_in_the_extra_is_named_with_its_line_of_pyproject(tree):
     assert report.warnings == ["pyproject.toml:11 lists pytest, which no service needs. The images do not get it."]
 
 
-def test_an_entry_without_hash_is_refused_with_its_line(tree):
+def test_an_entry_without_hash_is_refused_with_its_line(tree: pathlib.Path) -> None:
     write(tree, {"requirements/ml.txt": f"# a comment\nnumpy==2 \\\n  {HASH}\nuvicorn==1.0\n"})
     assert finding(tree).file == "requirements/ml.txt:4"
 
 
-def test_core_without_alembic_is_refused(tree):
+def test_core_without_alembic_is_refused(tree: pathlib.Path) -> None:
     write(tree, {"requirements/core.txt": f"uvicorn==1.0 {HASH}\n"})
     assert finding(tree).what.startswith("alembic missing")
 
 
-def test_an_unpinned_torch_is_refused(tree):
+def test_an_unpinned_torch_is_refused(tree: pathlib.Path) -> None:
     write(tree, {"requirements/torch-cpu.txt": "torch>=2\n"})
     assert finding(tree).file == "requirements/torch-cpu.txt"
 
 
 @pytest.mark.parametrize(("location", "message"), [("db", "outside"), ("alembic/other", "missing")])
-def test_migrations_that_would_not_be_in_the_image_are_refused(tree, location, message):
+def test_migrations_that_would_not_be_in_the_image_are_refused(tree: pathlib.Path, location: str, message: str) -> None:
     write(tree, {"alembic.ini": f"[alembic]\nscript_location = {location}\n", "db/env.py": ""})
     assert message in finding(tree).what
 
 
-def test_a_link_out_of_the_tree_is_refused(tree, tmp_path):
+def test_a_link_out_of_the_tree_is_refused(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tmp_path / "secret").write_text("x")
     (tree / "truthgraph" / "data.txt").symlink_to(tmp_path / "secret")
     assert "leads out of the source tree" in finding(tree).why
 
 
-def git(root, *arguments):
+def git(root: pathlib.Path, *arguments: str) -> None:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "safe.directory=*"]
     subprocess.run(["git", *identity, "-C", str(root), *arguments], check=True, capture_output=True)
 
 
-def test_the_revision_is_the_commit_only_if_all_of_the_tree_is_committed(tree):
+def test_the_revision_is_the_commit_only_if_all_of_the_tree_is_committed(tree: pathlib.Path) -> None:
     git(tree, "init")
     git(tree, "add", ".")
     git(tree, "commit", "-m", "one")
@@ -376,7 +377,7 @@ def test_the_revision_is_the_commit_only_if_all_of_the_tree_is_committed(tree):
     assert inspect_tree(tree, "split").revision.startswith("content-")
 
 
-def test_the_content_revision_follows_contents_and_not_times(tree):
+def test_the_content_revision_follows_contents_and_not_times(tree: pathlib.Path) -> None:
     before = inspect_tree(tree, "split").revision
     os.utime(tree / "truthgraph" / "main.py", (1, 1))
     assert inspect_tree(tree, "split").revision == before
@@ -384,7 +385,7 @@ def test_the_content_revision_follows_contents_and_not_times(tree):
     assert inspect_tree(tree, "split").revision != before
 
 
-def test_the_message_has_every_finding_with_its_place(tree):
+def test_the_message_has_every_finding_with_its_place(tree: pathlib.Path) -> None:
     (tree / "alembic.ini").unlink()
     write(tree, {"truthgraph/main.py": "import torch\napp = 1\n"})
     text = source_tree.message(str(tree), inspect_tree(tree, "split").findings)

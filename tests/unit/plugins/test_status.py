@@ -22,7 +22,7 @@ def answered(**more: t.Any) -> dict[str, t.Any]:
     return {
         **{"engine": True, "proxy": True, "traffic": {"api": "blue_green", "api_blue": "r1"}},
         "containers": [
-            {name: "" for name in status.SHOWN_OF_A_CONTAINER} | {"name": "truthgraph-api-blue", "id": "not shown"}
+            dict.fromkeys(status.SHOWN_OF_A_CONTAINER, "") | {"name": "truthgraph-api-blue", "id": "not shown"}
         ],
         "certificates": {"/a.crt": NOW + 300 * DAY, "/b.crt": NOW + 90 * DAY},
         "backups": {"count": 3, "newest": backup, "proven": backup},
@@ -111,5 +111,5 @@ def test_a_host_that_builds_needs_more_room() -> None:
 
 
 def test_an_unhealthy_container_says_why() -> None:
-    sick = {name: "" for name in status.SHOWN_OF_A_CONTAINER} | {"name": "truthgraph-api-blue", "problem": "no database"}
+    sick = dict.fromkeys(status.SHOWN_OF_A_CONTAINER, "") | {"name": "truthgraph-api-blue", "problem": "no database"}
     assert status.problems(of("a", containers=[sick]), LIMITS) == ["a: truthgraph-api-blue: no database"]

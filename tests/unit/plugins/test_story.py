@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import itertools
 import os
 import pty
 import re
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import termios
 import time
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -30,9 +32,9 @@ FILES = {
     "ansible.cfg": "[defaults]\nlocalhost_warning = false\n",
     "inventory.yml": """
 all:
-  vars: {ansible_connection: local, ansible_python_interpreter: "%s", bad: ""}
+  vars: {ansible_connection: local, ansible_python_interpreter: "PYTHON", bad: ""}
   hosts: {a: , b: , c: }
-""" % sys.executable,
+""".replace("PYTHON", sys.executable),
     "deploy.yml": """
 - name: Deploy
   hosts: all
@@ -164,7 +166,8 @@ argument_specs:
     "roles/release/tasks/undo.yml": """
 - name: Note what failed here
   ansible.builtin.set_fact:
-    failure: "{{ inventory_hostname ~ ': ' ~ ansible_failed_result.msg if ansible_failed_result is defined and bad != 'secret' else '' }}"
+    failure: "{{ inventory_hostname ~ ': ' ~ ansible_failed_result.msg
+      if ansible_failed_result is defined and bad != 'secret' else '' }}"
 - name: Say what failed, and what serves
   ansible.builtin.fail:
     msg: "{{ (failures + ['Nothing was changed.']) | join('\\n') }}"
@@ -243,7 +246,7 @@ class Run:
 
     code: int
     raw: str
-    log: Path | None
+    log: Path
 
     @property
     def said(self) -> str:
@@ -289,9 +292,9 @@ class Place:
             **more,
         }
 
-    def log(self) -> Path | None:
+    def log(self) -> Path:
         found = sorted((self.path / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime)
-        return found[-1] if found else None
+        return found[-1] if found else self.path / "no log"
 
     def pipe(self, playbook: str, *options: str, more: dict[str, str] | None = None, **variables: object) -> Run:
         """Run a playbook as a pipeline does."""
@@ -401,7 +404,7 @@ def test_the_log_has_everything_but_secrets_and_is_private(good: Run, place: Pla
         "✓ Step 3, hosts",
     ):
         assert line in text, line
-    assert text.count("PLAY RECAP") == 1 and len(re.findall(r"^\S+ a +: ok=", text, re.M)) == 1
+    assert text.count("PLAY RECAP") == 1 and len(re.findall(r"^\S+ a +: ok=", text, re.MULTILINE)) == 1
     failed = place.pipe("deploy", "-vv", bad="secret")
     for one in (text, own, run.raw, failed.raw, failed.log.read_text()):
         assert SECRET not in one
@@ -598,8 +601,8 @@ def test_without_unicode(place: Place) -> None:
 
 def test_a_pipe_hears_of_a_long_step(place: Place) -> None:
     run = place.pipe("deploy", slow=9, more={"TRUTHGRAPH_STORY_HEARTBEAT": "2"})
-    beats = [float(found) for found in re.findall(r"^  ▸ Step 4, images +(\d+\.\d) s   Pull: c", run.said, re.M)]
-    assert len(beats) >= 3 and all(later - one > 1.8 for one, later in zip(beats, beats[1:])), run.raw
+    beats = [float(found) for found in re.findall(r"^  ▸ Step 4, images +(\d+\.\d) s   Pull: c", run.said, re.MULTILINE)]
+    assert len(beats) >= 3 and all(later - one > 1.8 for one, later in itertools.pairwise(beats)), run.raw
 
 
 def test_an_interrupted_run_says_where_it_ended(place: Place) -> None:
@@ -619,7 +622,7 @@ def test_a_question_is_not_painted_over(place: Place) -> None:
     assert "✓ Go on" in run.steps
 
 
-def failure(host: str, task: str, message: str = "", **more: object) -> story.Failure:
+def failure(host: str, task: str, message: str = "", **more: t.Any) -> story.Failure:
     return story.Failure(host=host, task=task, name=task, step="", path="", message=message or task, **more)
 
 

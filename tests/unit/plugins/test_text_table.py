@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import typing as t
+
 import pytest
 from ansible.errors import AnsibleFilterError
+
 from ansible_collections.truthgraph.platform.plugins.filter.text_table import FilterModule, text_table
 
 
@@ -30,7 +33,7 @@ def test_numbers_are_flush_right() -> None:
 
 
 @pytest.mark.parametrize("cells", [[1, "-"], [True, False]])
-def test_a_column_with_anything_else_is_flush_left(cells: list) -> None:
+def test_a_column_with_anything_else_is_flush_left(cells: list[t.Any]) -> None:
     assert text_table([[cell, "x"] for cell in cells], ["wide column", "y"])[2] == f"{cells[0]!s:<11}  x"
 
 
@@ -43,7 +46,7 @@ def test_no_spaces_at_the_end_of_a_line() -> None:
 
 
 @pytest.mark.parametrize("row", [["cpu1"], ["cpu1", "api", "more"]])
-def test_a_row_that_does_not_fit_is_an_error(row: list) -> None:
+def test_a_row_that_does_not_fit_is_an_error(row: list[t.Any]) -> None:
     with pytest.raises(AnsibleFilterError, match="2 columns"):
         text_table([row], ["host", "service"])
 

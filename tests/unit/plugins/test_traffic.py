@@ -13,8 +13,9 @@ import typing as t
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.truthgraph.platform.plugins.module_utils import traffic
-from engine_double import ProxyDouble
+from ansible_collections.truthgraph.platform.tests.unit.plugins.engine_double import ProxyDouble
 
 BEFORE = {"api": "blue", "api_blue": "r1"}
 AFTER = {"api": "green_blue", "api_blue": "r1", "api_green": "r2"}
@@ -182,7 +183,7 @@ def test_a_haproxy_that_does_not_answer_is_not_taken_for_a_stopped_one(
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(str(tmp_path / "mute"))
         mute.listen(5)
-        with pytest.raises(OSError):
+        with pytest.raises(TimeoutError):
             traffic.publish(AFTER, str(file), traffic.Proxy(mute.getsockname()))
     assert traffic.read_map(str(file)) == AFTER
     # What is left of its socket when it has ended is nobody.
@@ -216,12 +217,12 @@ def test_what_cannot_be_armed_leaves_no_note(
 ) -> None:
     start = systemd.parent / "bin" / "systemd-run"
     start.write_text("#!/bin/sh\necho 'Unit truthgraph-undo.timer already exists' >&2; exit 1\n")
-    with pytest.raises(OSError, match="nothing was switched: Unit truthgraph-undo.timer already exists$"):
+    with pytest.raises(OSError, match=r"nothing was switched: Unit truthgraph-undo.timer already exists$"):
         traffic.arm({"api": "blue"}, "r2", 7, 90.0, str(root))
     assert os.listdir(root) == []
     start.unlink()
     monkeypatch.setenv("PATH", str(start.parent))
-    with pytest.raises(OSError, match="nothing was switched: .*systemd-run"):
+    with pytest.raises(OSError, match=r"nothing was switched: .*systemd-run"):
         traffic.arm({"api": "blue"}, "r2", 7, 90.0, str(root))
     assert os.listdir(root) == []
 

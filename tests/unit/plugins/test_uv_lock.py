@@ -7,9 +7,9 @@ import shutil
 import subprocess
 
 import pytest
-from engine_double import EngineDouble
 
 from ansible_collections.truthgraph.platform.plugins.module_utils import source_tree, uv_lock
+from ansible_collections.truthgraph.platform.tests.unit.plugins.engine_double import EngineDouble
 
 PROJECT = """
 [project]

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import logging
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,8 +123,7 @@ class Embedder:
         if self.device == "cuda":
             torch.cuda.empty_cache()
         least = agreement(exact, self.encode(AGREEMENT_TEXTS))
-        # Written so that a figure that is no number is refused as well.
-        if not least >= LEAST_AGREEMENT:
+        if math.isnan(least) or least < LEAST_AGREEMENT:
             raise ValueError(
                 f"in {self.precision} the least cosine to the vectors in float32 is {least:.6f}, expected at least "
                 f"{LEAST_AGREEMENT}; set TRUTHGRAPH_PRECISION=float32"

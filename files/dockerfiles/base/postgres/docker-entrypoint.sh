@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # Starts PostgreSQL, and creates the database first if the data directory is empty. Same interface as the entrypoint of
 # the official image: POSTGRES_USER, POSTGRES_DB, POSTGRES_PASSWORD, POSTGRES_INITDB_ARGS, POSTGRES_INITDB_WALDIR,
 # POSTGRES_HOST_AUTH_METHOD (each also with _FILE), PGDATA, /docker-entrypoint-initdb.d/*.{sh,sql,sql.gz}.
@@ -74,11 +74,11 @@ docker_process_sql() {
 }
 
 create_database() {
-    local exists
-    exists=$(POSTGRES_DB='' docker_process_sql --dbname postgres --set db="$POSTGRES_DB" --tuples-only \
+    local exists name=$POSTGRES_DB
+    exists=$(POSTGRES_DB='' docker_process_sql --dbname postgres --set db="$name" --tuples-only \
         <<< "SELECT 1 FROM pg_database WHERE datname = :'db';")
     if [[ -z ${exists//[[:space:]]/} ]]; then
-        POSTGRES_DB='' docker_process_sql --dbname postgres --set db="$POSTGRES_DB" <<< 'CREATE DATABASE :"db";'
+        POSTGRES_DB='' docker_process_sql --dbname postgres --set db="$name" <<< 'CREATE DATABASE :"db";'
     fi
 }
 
