@@ -60,7 +60,7 @@ def htpasswd(current, username, password, rounds=8):
     """Return the contents of a htpasswd file for one user, keeping a hash that still matches."""
     if bcrypt is None:
         raise AnsibleFilterError(
-            "The Python library bcrypt is missing on the control node: pip install -r requirements.txt"
+            "The Python library bcrypt is missing on the control node: pip install bcrypt"
         )
     username, secret = str(username), str(password).encode()
     if not username or ":" in username or "\n" in username:
