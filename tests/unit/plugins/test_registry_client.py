@@ -37,6 +37,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     stored = {}
     deleted = []
+    elsewhere = ""
 
     def log_message(self, format, *args):  # pylint: disable=redefined-builtin
         """Keep quiet."""
@@ -63,6 +64,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(200, MANIFEST if path.endswith("old") else INDEX, client.MANIFEST_TYPES[0])
         if path == "none/tags/list?n=1000":
             return self.answer(200, b'{"tags": null}')
+        if path == "moved/blobs/1":
+            self.send_response(307)
+            self.send_header("Location", self.elsewhere)
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         if path == "broken/manifests/1":
             return self.answer(500, b"")
         return self.answer(404, b"")
@@ -168,6 +174,25 @@ def test_image(server, tag):
 
 def test_image_that_is_not_there(server):
     assert connect(server).image(f"{server[0]}/base/python:9")["exists"] is False
+
+
+def test_the_password_does_not_follow_a_redirection(server):
+    """A registry may send a client to where its layers are stored, which is somebody else's machine."""
+    heard = []
+
+    class Elsewhere(Handler):
+        def do_GET(self):  # pylint: disable=invalid-name
+            heard.append(dict(self.headers))
+            self.answer(200, b"{}")
+
+    other = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    Handler.elsewhere = f"http://127.0.0.1:{other.server_address[1]}/layer"
+    try:
+        assert connect(server).request("moved/blobs/1")[1] == b"{}"
+    finally:
+        other.shutdown()
+    assert len(heard) == 1 and "Authorization" not in heard[0]
 
 
 def test_error_of_the_registry(server):
