@@ -22,7 +22,7 @@ TOOLS = Path(sys.executable).parent
 GALAXY = yaml.safe_load((ROOT / "galaxy.yml").read_text(encoding="utf-8"))
 
 # What a user needs. Whatever else is in the checkout is for who works on the collection, and named in build_ignore.
-SHIPPED_FILES = {"CHANGELOG.md", "LICENSE", "README.md"}
+SHIPPED_FILES = {"CHANGELOG.md", "LICENSE", "README.md", "SECURITY.md"}
 SHIPPED_DIRECTORIES = {"docs", "files", "inventories", "meta", "playbooks", "plugins", "roles"}
 # What ansible-galaxy adds.
 MANIFEST = {"MANIFEST.json", "FILES.json"}
