@@ -15,8 +15,8 @@ import sys
 import tempfile
 import time
 import typing as t
-import xml.etree.ElementTree as xml
 from pathlib import Path
+from xml.etree import ElementTree
 
 import yaml
 
@@ -91,19 +91,19 @@ def run(tests: t.Collection[str], tree: Path) -> dict[str, Result]:
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
         return dict.fromkeys(tests, Result("hung", f"for {limit} s"))
-    cases = list(xml.parse(report).iter("testcase")) if report.exists() else []
+    cases = list(ElementTree.parse(report).iter("testcase")) if report.exists() else []
     lost = Result("not run", (done.stdout + done.stderr)[-500:])
     return {test: verdict([case for case in cases if is_of(case, test)]) if cases else lost for test in tests}
 
 
-def is_of(case: xml.Element, test: str) -> bool:
+def is_of(case: ElementTree.Element, test: str) -> bool:
     """Say whether a case of pytest's report is the test of this name, or one of its parameters."""
     file, _, name = test.partition("::")
     found = case.get("name", "")
     return case.get("classname") == file.removesuffix(".py").replace("/", ".") and name in (found, found.partition("[")[0])
 
 
-def verdict(cases: list[xml.Element]) -> Result:
+def verdict(cases: list[ElementTree.Element]) -> Result:
     """Return what became of a test with all of its parameters: whether one has failed, and only as a test should."""
     said = [(kind, entry.get("message", "").split("\n")[0]) for case in cases for kind in KINDS for entry in case.iter(kind)]
     if not cases:

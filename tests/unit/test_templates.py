@@ -42,7 +42,7 @@ def render(directory: Path, **variables: t.Any) -> dict[str, str]:
     whole = {"hosts": hosts, "children": dict.fromkeys(GROUPS, {}), "vars": {"ansible_connection": "local"}}
     (directory / "hosts.yml").write_text(yaml.safe_dump({**groups, "truthgraph": whole}))
     plays: list[dict[str, t.Any]] = []
-    for name, (host, role, source) in TEMPLATES.items():
+    for host, role, source in TEMPLATES.values():
         used = [ROLES / one / part / "main.yml" for one in ("fleet", role) for part in ("defaults", "vars")]
         text = "{{ lookup('ansible.builtin.template', role_path ~ '/templates/%s') }}" % source
         play = {

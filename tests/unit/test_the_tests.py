@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 import re
 import types
-import xml.etree.ElementTree as xml
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -70,12 +70,12 @@ def test_a_line_that_is_not_there_is_named(program: types.ModuleType, tmp_path: 
     ],
 )
 def test_only_what_a_test_says_itself_counts_as_noticed(program: types.ModuleType, cases: str, what: str) -> None:
-    found = list(xml.fromstring(f"<all>{cases}</all>"))
+    found = list(ElementTree.fromstring(f"<all>{cases}</all>"))
     assert program.verdict(found).what == what
 
 
 def test_a_report_is_read_by_the_name_of_the_test(program: types.ModuleType) -> None:
-    case = xml.fromstring('<testcase classname="tests.unit.plugins.test_slot" name="test_it[retired-1]"/>')
+    case = ElementTree.fromstring('<testcase classname="tests.unit.plugins.test_slot" name="test_it[retired-1]"/>')
     file = "tests/unit/plugins/test_slot.py"
     assert program.is_of(case, f"{file}::test_it") and program.is_of(case, f"{file}::test_it[retired-1]")
     assert not program.is_of(case, f"{file}::test_i") and not program.is_of(case, f"{file}::test_it[other]")
