@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 INVENTORY ?= inventories/lab
 SCENARIOS ?= default
 PLAYBOOK = $(BIN)/ansible-playbook -i $(INVENTORY)
+ROLE_SCENARIOS = $(notdir $(wildcard molecule/$(ROLE) molecule/$(ROLE)-*))
 
 .PHONY: help
 help: ## Show this list
@@ -19,10 +20,23 @@ deploy: lab ## Set up the lab and deploy TruthGraph to it
 	$(PLAYBOOK) playbooks/deploy.yml
 
 .PHONY: test
-test: setup ## Lint, unit tests, and Molecule with testinfra on the lab
+ifdef ROLE
+test: role
+else
+test: setup ## Lint, unit tests, and Molecule with testinfra on the lab; with ROLE=api what there is of one role
 	$(MAKE) lint
 	$(MAKE) unit
 	$(MAKE) molecule
+endif
+
+# For the loop of whoever works on one role. Its scenarios of Molecule carry its name: molecule/api, molecule/api-...
+.PHONY: role
+role: setup
+	@[ -f 'roles/$(ROLE)/meta/main.yml' ] || { echo 'There is no role $(ROLE).'; exit 2; }
+	$(BIN)/yamllint --strict roles/$(ROLE)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --offline roles/$(ROLE)
+	$(BIN)/pytest tests/unit --role $(ROLE)
+	$(if $(ROLE_SCENARIOS),$(MAKE) molecule SCENARIOS='$(ROLE_SCENARIOS)')
 
 .PHONY: test-full
 test-full: test ## The same, then bad input, NVIDIA cards, rollouts, failures, killed runs, faults, doors, secrets, data, dead hosts, adoption
@@ -64,6 +78,10 @@ test-tools: ## Install what unit tests look at real things with: a headless brow
 	  { apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -qy --no-install-recommends install \
 	    chromium-headless-shell postgresql prometheus; } || \
 	  echo "Not everything could be installed: the tests that need it are skipped."
+
+.PHONY: test-the-tests
+test-the-tests: setup ## Break lines of the product one at a time, and show that the test named for each fails
+	$(BIN)/python tests/the_tests/run.py $(ONLY)
 
 .PHONY: molecule
 molecule: setup ## Deploy to the lab twice, and look at it with testinfra (SCENARIOS=...)

@@ -64,7 +64,7 @@ def htpasswd(current: str | None, username: str, password: str, rounds: int = 8)
     """Return the contents of a htpasswd file for one user, keeping a hash that still matches."""
     if not HAS_BCRYPT:
         raise AnsibleFilterError(
-            "The Python library bcrypt is missing on the control node: pip install -r requirements.txt"
+            "The Python library bcrypt is missing on the control node: pip install bcrypt"
         )
     username, secret = str(username), str(password).encode()
     if not username or ":" in username or "\n" in username:

@@ -168,7 +168,7 @@ def slow(request: t.Any) -> None:
 )
 def test_a_lost_ml_service_gets_503_with_its_name(api: t.Callable[..., httpx.Response], ml: t.Any) -> None:
     answer = api("POST", "/api/v1/verify", ml=ml, database=Store(), json={"claim": "a"})
-    assert (answer.status_code, answer.json()["component"]) == (503, "ml_service")
+    assert (answer.status_code, answer.json().get("component")) == (503, "ml_service")
 
 
 def test_retry_after_of_the_ml_service_is_passed_on(api: t.Callable[..., httpx.Response]) -> None:
@@ -198,7 +198,7 @@ def test_a_lost_database_gets_503_with_its_name_and_no_secret(
     # Nothing listens on port 1.
     monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://truthgraph:hidden@127.0.0.1:1/truthgraph")
     answer = api("POST", "/api/v1/verify", ml=embedding, json={"claim": "a"})
-    assert (answer.status_code, answer.json()["component"]) == (503, "database")
+    assert answer.status_code == 503 and answer.json()["component"] == "database"
     assert "hidden" not in answer.text
 
 

@@ -40,6 +40,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     stored: t.ClassVar[dict[str, bytes]] = {}
     deleted: t.ClassVar[list[str]] = []
+    elsewhere: t.ClassVar[str] = ""
 
     def log_message(self, format: str, *args: object) -> None:  # pylint: disable=redefined-builtin
         """Keep quiet."""
@@ -66,6 +67,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(200, MANIFEST if path.endswith("old") else INDEX, client.MANIFEST_TYPES[0])
         if path == "none/tags/list?n=1000":
             return self.answer(200, b'{"tags": null}')
+        if path == "moved/blobs/1":
+            self.send_response(307)
+            self.send_header("Location", self.elsewhere)
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         if path == "broken/manifests/1":
             return self.answer(500, b"")
         return self.answer(404, b"")
@@ -171,6 +177,25 @@ def test_image(server: tuple[str, str], tag: str) -> None:
 
 def test_image_that_is_not_there(server: tuple[str, str]) -> None:
     assert connect(server).image(f"{server[0]}/base/python:9")["exists"] is False
+
+
+def test_the_password_does_not_follow_a_redirection(server: tuple[str, str]) -> None:
+    """A registry may send a client to where its layers are stored, which is somebody else's machine."""
+    heard: list[dict[str, str]] = []
+
+    class Elsewhere(Handler):
+        def do_GET(self) -> None:  # pylint: disable=invalid-name
+            heard.append(dict(self.headers))
+            self.answer(200, b"{}")
+
+    other = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    Handler.elsewhere = f"http://127.0.0.1:{other.server_address[1]}/layer"
+    try:
+        assert connect(server).request("moved/blobs/1")[1] == b"{}"
+    finally:
+        other.shutdown()
+    assert len(heard) == 1 and "Authorization" not in heard[0]
 
 
 def test_error_of_the_registry(server: tuple[str, str]) -> None:

@@ -363,7 +363,7 @@ def test_errors_switch_back_at_once(host: Host, field: str) -> None:
 
     host.haproxy.committed = requests_fail
     result = host.run("committed", bake=15)
-    assert result["failed"] and "20 of 100 requests failed on it" in result["msg"] and result["seconds"] < 10
+    assert result.get("failed") and "20 of 100 requests failed on it" in result["msg"] and result["seconds"] < 10
     assert result["msg"].endswith(f"last line of {GREEN}") and result["watched"]["errors"] == 20
     assert host.traffic["api"] == "blue" and result["actions"] == ["switched", "switched back"]
     assert not (host.root / "pending.json").exists()
@@ -590,11 +590,17 @@ def test_an_engine_without_cdi_uses_the_runtime(host: Host) -> None:
 def test_the_earlier_slot_leaves_the_pool_and_ends_before_the_new_one_starts(host: Host) -> None:
     serve_inference(host)
     plan = {"inference": cards(host, 1)}
-    published = []
-    host.haproxy.committed = lambda: published.append(traffic.read_map(str(host.map)))
+    published, times = [], []
+
+    def note() -> None:
+        published.append(traffic.read_map(str(host.map)))
+        times.append(time.monotonic())
+
+    host.haproxy.committed = note
     host.run("prepared", services=plan, makes_room="pool")
     # It serves on until those who ask have heard that it leaves.
     assert published[:2] == [{"inference": "blue", OLD_KEY: "blue", "leaving": "yes"}, {}]
+    assert times[1] - times[0] > 2, "they ask every second"
     verbs = [line.split()[0] for line in host.commands]
     assert verbs.index("stop") < verbs.index("create") and host.engine.containers[BLUE_ML] == "exited"
     assert host.traffic == {KEY: "green"}

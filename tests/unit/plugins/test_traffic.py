@@ -196,9 +196,9 @@ def test_a_haproxy_that_does_not_answer_is_not_taken_for_a_stopped_one(
 def test_arming_writes_the_note_and_starts_the_timer(root: Path, systemd: Path) -> None:
     (root / "undone.json").write_text("{}")
     traffic.arm({"api": "blue"}, "r2", 7, 90.0, str(root))
+    assert os.listdir(root) == ["pending.json"]
     note = json.loads((root / "pending.json").read_text())
     assert (note["restore"], note["release"], note["fence"], note["seconds"]) == ({"api": "blue"}, "r2", 7, 90.0)
-    assert not (root / "undone.json").exists()
     stop, start = systemd.read_text().splitlines()
     assert stop == "systemctl --quiet stop truthgraph-undo.timer"
     assert start.startswith("systemd-run --unit=truthgraph-undo --collect --quiet --on-active=90.0s ")
