@@ -139,10 +139,8 @@ def main(words: list[str]) -> int:
         for number, one in enumerate(chosen, 1):
             begun = time.monotonic()
             before = whole[one.test]
-            if before.what == "passed":
-                problem = try_one(one, tree)
-            else:
-                problem = f"without a break: {' '.join(filter(None, before))}"
+            unbroken = "" if before.what == "passed" else f"without a break: {' '.join(filter(None, before))}"
+            problem = unbroken or try_one(one, tree)
             noticed += not problem
             said = "noticed" if not problem else "MISSED "
             name = one.test.removeprefix("tests/unit/")

@@ -39,12 +39,12 @@ def render(directory: Path, **variables: t.Any) -> dict[str, str]:
     """Each template by its name, with the variables of its role as the role would find them."""
     groups = {name: {"hosts": {host: {} for host in hosts}} for name, hosts in GROUPS.items()}
     hosts = {host: {"fleet_private_address": address} for host, address in ADDRESSES.items()}
-    whole = {"hosts": hosts, "children": dict.fromkeys(GROUPS, {}), "vars": {"ansible_connection": "local"}}
+    whole = {"hosts": hosts, "children": {name: {} for name in GROUPS}, "vars": {"ansible_connection": "local"}}
     (directory / "hosts.yml").write_text(yaml.safe_dump({**groups, "truthgraph": whole}))
     plays: list[dict[str, t.Any]] = []
     for host, role, source in TEMPLATES.values():
         used = [ROLES / one / part / "main.yml" for one in ("fleet", role) for part in ("defaults", "vars")]
-        text = "{{ lookup('ansible.builtin.template', role_path ~ '/templates/%s') }}" % source
+        text = f"{{{{ lookup('ansible.builtin.template', role_path ~ '/templates/{source}') }}}}"
         play = {
             "hosts": host,
             "vars_files": [str(path) for path in used if path.exists()],
@@ -61,7 +61,7 @@ def render(directory: Path, **variables: t.Any) -> dict[str, str]:
         "fleet_name": "test",
         "fleet_state_dir": f"{directory}/state",
         # Files of variables come before what the inventory says of a host.
-        "fleet_private_address": "{{ %s[inventory_hostname] }}" % ADDRESSES,
+        "fleet_private_address": f"{{{{ {ADDRESSES}[inventory_hostname] }}}}",
         "ansible_python_interpreter": sys.executable,
     }
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "hosts.yml", "play.yml"]

@@ -1,4 +1,4 @@
-"""What the collection says that it needs: once in each of the files that Galaxy, pip and ansible-builder read, everywhere the same."""
+"""What the collection needs: said once in each of the files that Galaxy, pip and ansible-builder read, and the same in all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 GALAXY = yaml.safe_load((ROOT / "galaxy.yml").read_text(encoding="utf-8"))
 RUNTIME = SpecifierSet(yaml.safe_load((ROOT / "meta/runtime.yml").read_text(encoding="utf-8"))["requires_ansible"])
 # A module or plugin by its full name. What Python imports of Ansible itself looks the same.
-USED = re.compile(r"^(?!.*\bimport(?:_module)?\b).*?\b((?:ansible\.(?!builtin|legacy)|community\.)[a-z]+)\.[a-z]", flags=re.MULTILINE)
+USED = re.compile(
+    r"^(?!.*\bimport(?:_module)?\b).*?\b((?:ansible\.(?!builtin|legacy)|community\.)[a-z]+)\.[a-z]", flags=re.MULTILINE
+)
 
 
 def requirements(path: str) -> dict[str, Requirement]:

@@ -139,11 +139,8 @@ def in_pieces(body: t.Any, size: int) -> t.Iterator[bytes]:
 )
 def test_a_body_has_its_limit(beside: Run, length: int, chunked: bool, status: int) -> None:
     body = b"{" + b" " * (length - 1)
-    if chunked:
-        # Without a length, as who sends what is not at hand yet: the client sends an iterator in chunks.
-        answer = asked("POST", "/api/v1/verify", in_pieces(body, 4000))
-    else:
-        answer = asked("POST", "/api/v1/verify", body)
+    # An iterator goes in chunks, without a length, as who sends what is not at hand yet.
+    answer = asked("POST", "/api/v1/verify", in_pieces(body, 4000) if chunked else body)
     assert answer.status == status, answer.body
 
 
