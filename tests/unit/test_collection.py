@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ansible_collections import __path__ as collection_paths
+import ansible_collections
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "truthgraph.platform"
@@ -81,16 +81,16 @@ def control(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Control:
         (needed / namespace).mkdir(parents=True)
     for name in GALAXY["dependencies"]:
         part = name.replace(".", "/")
-        (source,) = [Path(path, part) for path in collection_paths if Path(path, part).is_dir()]
+        (source,) = [Path(path, part) for path in ansible_collections.__path__ if Path(path, part).is_dir()]
         (needed / part).symlink_to(source)
-    variables = {
+    variables: dict[str, str | Path] = {
         "HOME": home,
         "ANSIBLE_HOME": home / "ansible",
         "ANSIBLE_COLLECTIONS_PATH": f"{home}/collections:{home}/needed",
         # The checkout is among the toolchain's collections, so that these are left out.
         "ANSIBLE_COLLECTIONS_SCAN_SYS_PATH": "false",
     }
-    arguments = ["collection", "install", "--no-deps", "--collections-path", home / "collections", archive]
+    arguments: list[str | Path] = ["collection", "install", "--no-deps", "--collections-path", home / "collections", archive]
     run(TOOLS / "ansible-galaxy", *arguments, cwd=home, **variables)
     empty = home / "elsewhere"
     empty.mkdir()

@@ -18,7 +18,7 @@ STEPS = [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
 def recipe(target: str) -> str:
     """The lines of a target."""
     [found] = re.findall(rf"^{target}:.*\n((?:\t.*\n)+)", MAKEFILE, flags=re.MULTILINE)
-    return found
+    return str(found)
 
 
 def test_hooks_run_what_make_lint_runs() -> None:

@@ -37,7 +37,7 @@ TEMPLATES = {
 
 def render(directory: Path, **variables: t.Any) -> dict[str, str]:
     """Each template by its name, with the variables of its role as the role would find them."""
-    groups = {name: {"hosts": {host: {} for host in hosts}} for name, hosts in GROUPS.items()}
+    groups: dict[str, t.Any] = {name: {"hosts": {host: {} for host in hosts}} for name, hosts in GROUPS.items()}
     hosts = {host: {"fleet_private_address": address} for host, address in ADDRESSES.items()}
     whole = {"hosts": hosts, "children": {name: {} for name in GROUPS}, "vars": {"ansible_connection": "local"}}
     (directory / "hosts.yml").write_text(yaml.safe_dump({**groups, "truthgraph": whole}))
@@ -74,7 +74,7 @@ def render(directory: Path, **variables: t.Any) -> dict[str, str]:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads((directory / "found.json").read_text())
+    return t.cast("dict[str, str]", json.loads((directory / "found.json").read_text()))
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +129,9 @@ def test_the_api_makes_sure_that_it_asks_the_right_host(files: dict[str, str], s
 
 def test_what_serves_is_what_the_map_says(files: dict[str, str]) -> None:
     lines = section(files["api.cfg"], "frontend api")
+    [path] = set(re.findall(r"map[(]([^,)]+)", files["api.cfg"]))
     assert [line for line in lines if line.startswith("use_backend")] == [
-        f"use_backend api_%[str(api),map({re.search(r'map[(]([^,)]+)', files['api.cfg'])[1]},none)]"
+        f"use_backend api_%[str(api),map({path},none)]"
     ]
     assert lines[-1] == "default_backend api_none"
     assert "status 503" in section(files["api.cfg"], "backend api_none")[0]

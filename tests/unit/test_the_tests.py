@@ -31,6 +31,7 @@ KINDS = [
 @pytest.fixture(scope="module", name="program")
 def fixture_program() -> types.ModuleType:
     spec = importlib.util.spec_from_file_location("run_the_tests", ROOT / "tests/the_tests/run.py")
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from ansible_collections import __path__ as collection_paths
+import ansible_collections
 
 ROOT = Path(__file__).resolve().parents[2]
 GALAXY = yaml.safe_load((ROOT / "galaxy.yml").read_text(encoding="utf-8"))
@@ -38,7 +38,8 @@ def lowest(specifiers: SpecifierSet) -> Version:
 
 def installed(collection: str) -> Version:
     """The version that the toolchain has of a collection."""
-    (directory,) = [path for entry in collection_paths if (path := Path(entry, collection.replace(".", "/"))).is_dir()]
+    places = (Path(entry, collection.replace(".", "/")) for entry in ansible_collections.__path__)
+    (directory,) = [place for place in places if place.is_dir()]
     return Version(json.loads((directory / "MANIFEST.json").read_text(encoding="utf-8"))["collection_info"]["version"])
 
 
