@@ -106,6 +106,7 @@ class Screen:
         self._quiet = self._asking = 0
         self._painted = False
         self._pid = os.getpid()
+        # Ansible has one display, which everything asks: these methods of it are replaced on purpose.
         display.display = self.display  # type: ignore[method-assign]
         display.prompt = self.ask  # type: ignore[method-assign]
         display.prompt_until = self.ask_until  # type: ignore[method-assign]

@@ -67,7 +67,7 @@ def test_taken_renewed_and_given_back(root: Path) -> None:
     renewed = run(root, state="renewed", fence=taken["fence"], lease=3600)
     assert renewed["fence"] == taken["fence"] and renewed["lock"]["expires"] > before + 3599
     released = run(root, state="released", fence=taken["fence"])
-    assert released["lock"] == {} and held(root) is None
+    assert released["lock"] == {} and Lock(str(root)).read() is None
     assert not run(root, state="released", fence=taken["fence"]).get("failed")
 
 
