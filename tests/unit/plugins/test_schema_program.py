@@ -214,7 +214,7 @@ def test_two_at_once_take_turns(two: Tree) -> None:
 
 
 def test_who_does_not_wait_is_told_whose_turn_it_is(two: Tree) -> None:
-    two.add("0003", "0002", 'op.execute("SELECT pg_sleep(5)")', "pass")
+    two.add("0003", "0002", 'op.execute("SELECT pg_sleep(20)")', "pass")
     first = two.start()
     deadline = time.monotonic() + 10
     while "truthgraph-schema" not in two.sql("SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) "
@@ -226,7 +226,7 @@ def test_who_does_not_wait_is_told_whose_turn_it_is(two: Tree) -> None:
     # And a run that is killed leaves no lock.
     first.kill()
     first.wait()
-    assert two.run("look", wait=10)["after"] == ["0002"]
+    assert two.run("look", wait=30)["after"] == ["0002"]
 
 
 def test_the_limits_and_the_owner_are_checked() -> None:
