@@ -16,10 +16,13 @@ def summary(directory: str) -> dict[str, t.Any]:
     """Return the number of backups, and of the newest and of the newest that was proven: backup, begun, rows and bytes.
 
     `begun` is in seconds since the epoch. Either is empty where there is none. Notes that cannot be read count as a backup
-    that nobody has proven.
+    that nobody has proven. `since` says from when on there ought to be some: from the oldest, or where there is none, from
+    when the directory was made or last had one.
     """
-    names = sorted(filter(ID.fullmatch, os.listdir(directory)), reverse=True) if os.path.isdir(directory) else []
-    found: dict[str, t.Any] = {"count": len(names), "newest": {}, "proven": {}}
+    there = os.path.isdir(directory)
+    names = sorted(filter(ID.fullmatch, os.listdir(directory)), reverse=True) if there else []
+    since = _time_of(names[-1]) if names else os.stat(directory).st_mtime if there else 0.0
+    found: dict[str, t.Any] = {"count": len(names), "since": since, "newest": {}, "proven": {}}
     for name in names:
         try:
             manifest = _read(directory, name, "manifest.json")
@@ -40,6 +43,10 @@ def summary(directory: str) -> dict[str, t.Any]:
             found["proven"] = one
             break
     return found
+
+
+def _time_of(name: str) -> float:
+    return datetime.datetime.fromisoformat(name.partition("-")[0]).timestamp()
 
 
 def _read(directory: str, name: str, file: str) -> t.Any:

@@ -155,7 +155,8 @@ other_credentials:
 backups:
   description:
     - C(count), how many backups of the database the host has, C(newest) and C(proven), the newest of all and of those that
-      were proven, each with C(backup) (its name), C(begun) (in seconds since the epoch), C(rows) and C(bytes).
+      were proven, each with C(backup) (its name), C(begun) (in seconds since the epoch), C(rows) and C(bytes); C(since), from
+      when on there ought to be some.
   returned: always
   type: dict
 disk:

@@ -110,7 +110,7 @@ def _old_backups(name: str, host: dict[str, t.Any], limits: dict[str, t.Any]) ->
     found = []
     for which, done, days in (("newest", "taken", limits["backup_days"]), ("proven", "proven", limits["proof_days"])):
         begun = host["backups"][which].get("begun")
-        if days and (begun is None or host["now"] - begun > days * DAY):
+        if days and host["now"] - (begun or host["backups"]["since"]) > days * DAY:
             last = f"the last is of {at(begun)}" if begun else "there is none"
             found.append(
                 f"{name}: no backup of the database was {done} in {days:g} days; {last}. Run playbooks/backup.yml; "

@@ -18,7 +18,11 @@ def backup(directory: Path, name: str, begun: str, proven: bool | None = None) -
 
 
 def test_no_directory_has_no_backup(tmp_path: Path) -> None:
-    assert backups.summary(str(tmp_path / "none")) == {"count": 0, "newest": {}, "proven": {}}
+    assert backups.summary(str(tmp_path / "none")) == {"count": 0, "since": 0.0, "newest": {}, "proven": {}}
+
+
+def test_a_new_directory_has_none_since_it_was_made(tmp_path: Path) -> None:
+    assert backups.summary(str(tmp_path)) == {"count": 0, "since": tmp_path.stat().st_mtime, "newest": {}, "proven": {}}
 
 
 def test_the_newest_need_not_be_proven(tmp_path: Path) -> None:
@@ -28,7 +32,7 @@ def test_the_newest_need_not_be_proven(tmp_path: Path) -> None:
     backup(tmp_path, "20260104T000000Z-0a1b2c", "2026-01-04T00:00:00+00:00")
     backup(tmp_path, "20260105T000000Z-0a1b2c.part", "2026-01-05T00:00:00+00:00", True)
     found = backups.summary(str(tmp_path))
-    assert found["count"] == 4
+    assert (found["count"], found["since"]) == (4, 1767225600.0)
     assert found["newest"] == {"backup": "20260104T000000Z-0a1b2c", "begun": 1767484800.0, "rows": 7, "bytes": 15}
     assert found["proven"]["backup"] == "20260102T000000Z-0a1b2c"
 

@@ -25,7 +25,7 @@ def answered(**more: t.Any) -> dict[str, t.Any]:
             dict.fromkeys(status.SHOWN_OF_A_CONTAINER, "") | {"name": "truthgraph-api-blue", "id": "not shown"}
         ],
         "certificates": {"/a.crt": NOW + 300 * DAY, "/b.crt": NOW + 90 * DAY},
-        "backups": {"count": 3, "newest": backup, "proven": backup},
+        "backups": {"count": 3, "since": NOW - 9 * DAY, "newest": backup, "proven": backup},
         "disk": {"/var/lib/docker": {"total": 50 * 10**9, "free": 20 * 10**9}, "/var/lib": {"total": 9e9, "free": 9e9}},
         **{"seal": {"fingerprint": "f", "drift": []}, "now": NOW},
         **more,
@@ -55,7 +55,7 @@ def test_a_row_of_a_blank_host() -> None:
         traffic={},
         containers=[],
         certificates={},
-        backups={"count": 0, "newest": {}, "proven": {}},
+        backups={"count": 0, "since": 0, "newest": {}, "proven": {}},
         seal={"fingerprint": "", "drift": []},
     )
     assert status.host_rows(status.overview({"a": blank}, ["a"]))[0][3:] == ["-", "-", "-", "-", "not prepared yet"]
@@ -79,11 +79,11 @@ def test_all_is_well() -> None:
         ({"certificates": {"/a.crt": None}}, ["/a.crt cannot be read"]),
         ({"certificates": {"/a.crt": NOW + 30.1 * DAY}}, []),
         (
-            {"backups": {"count": 0, "newest": {}, "proven": {}}},
+            {"backups": {"count": 0, "since": NOW - 9 * DAY, "newest": {}, "proven": {}}},
             ["taken in 2 days; there is none", "proven in 8 days; there is none"],
         ),
         (
-            {"backups": {"count": 9, "newest": {"begun": NOW - 3 * DAY}, "proven": {"begun": NOW - 7 * DAY}}},
+            {"backups": {"count": 9, "since": 0, "newest": {"begun": NOW - 3 * DAY}, "proven": {"begun": NOW - 7 * DAY}}},
             ["taken in 2 days; the last is of 2027-01-12 08:00 UTC"],
         ),
         ({"disk": {"/var/lib/docker": {"total": 9e9, "free": 3.9e9}}}, ["/var/lib/docker has 3.9 GB free"]),
@@ -98,10 +98,16 @@ def test_what_needs_attention(more: dict[str, t.Any], said: list[str]) -> None:
 
 
 def test_only_hosts_that_ought_to_have_backups_are_asked_for_them() -> None:
-    none = {"count": 0, "newest": {}, "proven": {}}
+    none = {"count": 0, "since": 0, "newest": {}, "proven": {}}
     assert status.problems(of("b", backups=none), LIMITS) == []
     assert status.problems(of("a", backups=none, seal={"fingerprint": "", "drift": []}), LIMITS) == []
     assert status.problems(of("a", backups=none), {**LIMITS, "backup_days": 0, "proof_days": 0}) == []
+
+
+def test_a_new_fleet_has_time_for_its_first_backup() -> None:
+    new = {"count": 0, "since": NOW - 1.9 * DAY, "newest": {}, "proven": {}}
+    assert status.problems(of("a", backups=new), LIMITS) == []
+    assert len(status.problems(of("a", backups={**new, "since": NOW - 2.1 * DAY}), LIMITS)) == 1
 
 
 def test_a_host_that_builds_needs_more_room() -> None:
