@@ -20,7 +20,8 @@ deploy: lab ## Set up the lab and deploy TruthGraph to it
 	$(PLAYBOOK) playbooks/deploy.yml
 
 .PHONY: test
-ifdef ROLE
+# Not from the environment, where something else may be called so.
+ifeq ($(origin ROLE),command line)
 test: role
 else
 test: setup ## Lint, unit tests, and Molecule with testinfra on the lab; with ROLE=api what there is of one role
