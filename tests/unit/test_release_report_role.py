@@ -267,6 +267,21 @@ def test_a_report_that_cannot_be_made_hides_no_failure(lab: Lab) -> None:
     assert not list(lab.reports.glob("*.html"))
 
 
+@pytest.mark.parametrize(
+    ("steps", "left", "outcome"),
+    [
+        (["plan", "preflight"], "nothing", "Nothing was changed."),
+        (["plan", "preflight"], "undo", "No request went to the new release."),
+        (["plan", "preflight", "hosts"], "nothing", "No request went to the new release."),
+    ],
+)
+def test_a_refused_run_says_that_nothing_was_changed(lab: Lab, steps: list[str], left: str, outcome: str) -> None:
+    noted = [{"name": name, "at": time.time()} for name in steps]
+    why = facts({"release_failure": "cpu1: no room", "release_steps": noted, "release_leftovers": {"what": left, "why": []}})
+    lab.play(earlier(), why, role("report_file", __release_result="failed"))
+    assert lab.facts["outcome"] == outcome
+
+
 def test_an_undone_run_ends_with_its_report(lab: Lab) -> None:
     """The whole of tasks/undo.yml, as the steps of a deploy come to it, on hosts on which there is nothing to be undone."""
     fence, _ = Lock(str(lab.home / "root")).acquire({"who": "me"}, "deploy", 60, time.time())
