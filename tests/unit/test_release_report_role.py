@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -157,7 +158,10 @@ class Lab:
             str(self.home / "hosts.yml"),
             "play.yml",
         ]
-        done = subprocess.run(command, cwd=self.home, capture_output=True, text=True, check=False, timeout=120)
+        path = f"{self.home / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            command, cwd=self.home, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False, timeout=120
+        )
         assert done.returncode == code, done.stdout + done.stderr
         assert SECRET not in done.stdout + done.stderr
         return done.stdout
