@@ -98,8 +98,13 @@ test-cuda: setup ## Build the ml image for NVIDIA GPUs on the deployed lab, and 
 	$(BIN)/pytest -s tests/integration/test_cuda.py
 
 .PHONY: bench
-bench: setup ## Measure a rollout beside docker compose and Swarm, on the deployed lab
+bench: setup ## Measure a rollout beside docker compose and Swarm, on the deployed lab, and then with more hosts
 	$(BIN)/python benchmarks/rollout.py
+	$(MAKE) bench-scale
+
+.PHONY: bench-scale
+bench-scale: setup ## Measure runs with 2, 4, 8 and 12 API hosts, on the deployed lab and further hosts for it
+	$(BIN)/python benchmarks/scale.py
 
 .PHONY: bench-images
 bench-images: setup ## Measure the images and their builds, on the deployed lab

@@ -27,7 +27,6 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
-import datetime
 import functools
 import hashlib
 import itertools
@@ -47,9 +46,17 @@ import typing as t
 import urllib.error
 import urllib.request
 
+from ansible_collections.truthgraph.platform.benchmarks.document import (
+    BenchError,
+    between_markers,
+    machine,
+    say,
+    today,
+    write,
+)
 from ansible_collections.truthgraph.platform.molecule.shared.fleet import CHECKOUT
 
-DOCUMENT = CHECKOUT / "docs" / "benchmarks.md"
+DOCUMENT, MARKERS = CHECKOUT / "docs" / "benchmarks.md", "embeddings"
 BEGIN, END = "<!-- embeddings: begin -->", "<!-- embeddings: end -->"
 APP = CHECKOUT / "files" / "app"
 CACHE = CHECKOUT / ".cache" / "bench"
@@ -120,15 +127,6 @@ for _asked in sys.stdin:
         latencies.append(now - before)
     print(json.dumps({"latencies": latencies, "seconds": now - began}), flush=True)
 """
-
-
-class BenchError(Exception):
-    """Nothing can be measured; the text says why."""
-
-
-def say(text: str) -> None:
-    """Tell whoever waits."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def texts(count: int = 512) -> list[str]:
@@ -332,7 +330,6 @@ class Bench:
             stderr=subprocess.DEVNULL,
             text=True,
         ) as process:
-
             heard, says = t.cast(t.IO[str], process.stdin), t.cast(t.IO[str], process.stdout)
 
             def ask(line: str) -> t.Any:
@@ -430,14 +427,6 @@ def environment(name: str) -> str:
     return str(python)
 
 
-def between_markers(document: str, text: str) -> str:
-    """Return a document with text in place of what is between its markers."""
-    if document.count(BEGIN) != 1 or document.count(END) != 1 or document.index(BEGIN) > document.index(END):
-        raise BenchError(f"docs/benchmarks.md does not have the lines {BEGIN} and {END} once each, in this order.")
-    before, rest = document.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}"
-
-
 def span(values: t.Sequence[float], digits: int = 0) -> str:
     """Return the median, and the least and the most of several rounds."""
     middle = f"{statistics.median(values):.{digits}f}"
@@ -450,9 +439,7 @@ Points = dict[tuple[str, int], list[Point]]
 def ratio(points: Points, key: str, other: str, clients: int) -> float | None:
     """Return how many times the rate of another one a server has, by their medians; None if one was not measured."""
     rates = [
-        statistics.median(point.rate for point in points[name, clients])
-        for name in (key, other)
-        if (name, clients) in points
+        statistics.median(point.rate for point in points[name, clients]) for name in (key, other) if (name, clients) in points
     ]
     return rates[0] / rates[1] if len(rates) == 2 else None
 
@@ -500,21 +487,15 @@ def report(points: Points, about: list[str]) -> str:
 
 def describe(bench: Bench, rounds: int, threads: int) -> list[str]:
     """Return where, when and with what it was measured, without names or paths of this machine."""
-    cpu = re.search(r"^model name\s*:\s*(.+)$", pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    git = ["git", "-C", str(CHECKOUT)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, check=False).stdout
     look = "import importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in %r), sep=', ')"
     parts = ("torch", "transformers", "sentence-transformers")
     ours = bench.output("service", look % ((*parts, "fastapi", "uvicorn"),)).strip()
     theirs = bench.output("infinity", look % (("infinity-emb", *parts),)).strip()
     words = sum(len(text.split()) for text in bench.texts) / len(bench.texts)
     return [
-        f"Date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d}. Command: `make bench-embeddings`. "
-        f"Collection: commit {commit or 'unknown'}{', with changes on top' if changed else ''}.",
-        f"Machine: {os.cpu_count()} cores ({cpu.group(1) if cpu else 'unknown'}), "
-        f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB, for the server and its clients "
-        f"together; {threads} threads for each encoding; no GPU. Python {sys.version.split()[0]}.",
+        f"{today()} Command: `make bench-embeddings`.",
+        f"Machine: {machine()}, for the server and its clients together; {threads} threads for each encoding; no GPU. "
+        f"Python {sys.version.split()[0]}.",
         f"ML service: {ours}. The other server: {theirs}.",
         f"Load: one text per request, {len(bench.texts)} texts of {words:.0f} words on average (seed {SEED}), "
         f"{bench.seconds:g} s for each figure. Rounds: {rounds}; median, and the least and the most in brackets.",
@@ -536,7 +517,7 @@ def main() -> int:
     if not 1 <= options.seconds <= 60:
         parser.error("--seconds must be 1 to 60")
     try:
-        between_markers(DOCUMENT.read_text(encoding="utf-8"), "")
+        between_markers(DOCUMENT.read_text(encoding="utf-8"), MARKERS, "")
         bench = Bench(options.seconds, options.threads)
         for number in range(options.rounds):
             say(f"Round {number + 1} of {options.rounds}")
@@ -556,8 +537,7 @@ def main() -> int:
         ]
         pathlib.Path(options.json).write_text(json.dumps(figures) + "\n", encoding="utf-8")
     if keys == list(SERVERS):
-        DOCUMENT.write_text(between_markers(DOCUMENT.read_text(encoding="utf-8"), text), encoding="utf-8")
-        say("Written to docs/benchmarks.md.")
+        write(DOCUMENT, MARKERS, text)
     return 0
 
 

@@ -28,12 +28,12 @@ import typing as t
 
 import yaml
 
+from ansible_collections.truthgraph.platform.benchmarks.document import say, write
 from ansible_collections.truthgraph.platform.molecule.shared.fleet import CHECKOUT, LAB, Fleet, tool, toolchain_environment
 from ansible_collections.truthgraph.platform.molecule.shared.rollout import Run
 from ansible_collections.truthgraph.platform.plugins.filter.size_chart import size_chart
 
 DOCUMENT, PICTURE, FIGURES = (CHECKOUT / "docs" / name for name in ("images.md", "images.svg", "images.json"))
-BEGIN, END = "<!-- images: begin -->", "<!-- images: end -->"
 # The images: what builds each, and the source file of which it has a part.
 MONOLITH = {"fleet_topology": "monolith"}
 VARIANTS: dict[str, tuple[str, dict[str, str], str]] = {
@@ -46,11 +46,6 @@ VARIANTS: dict[str, tuple[str, dict[str, str], str]] = {
 GROUPS = ("base", "python", "torch", "cuda", "weights", "app")
 BUILD_TASK = "truthgraph.platform.image_build : Build and push the images"
 TIMEOUT = 3600
-
-
-def say(text: str) -> None:
-    """Say on the screen what is being done."""
-    print(f"{datetime.datetime.now().astimezone():%H:%M:%S} {text}", flush=True)
 
 
 def build(tree: pathlib.Path, target: str, variables: dict[str, str]) -> tuple[dict[str, t.Any], float, float]:
@@ -164,10 +159,7 @@ def main() -> None:
     release = yaml.safe_load((CHECKOUT / "roles/release/defaults/main.yml").read_text(encoding="utf-8"))
     title = "The reference application's images beside the seed's: unpacked sizes, and compressed below"
     PICTURE.write_text(size_chart(figures, release["release_earlier_sizes"], title), encoding="utf-8")
-    before, _old, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{report(figures)}\n\n{END}{after}", encoding="utf-8")
-    say(f"{DOCUMENT.relative_to(CHECKOUT)} and {PICTURE.relative_to(CHECKOUT)} are written.")
+    write(DOCUMENT, "images", report(figures))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import datetime
 import functools
 import http.client
 import json
@@ -52,6 +51,15 @@ import urllib.parse
 
 import yaml
 
+from ansible_collections.truthgraph.platform.benchmarks.document import (
+    BenchError,
+    between_markers,
+    machine,
+    say,
+    table,
+    today,
+    write,
+)
 from ansible_collections.truthgraph.platform.molecule.shared.fleet import (
     CHECKOUT,
     Fleet,
@@ -64,8 +72,7 @@ from ansible_collections.truthgraph.platform.molecule.shared.fleet import (
 from ansible_collections.truthgraph.platform.molecule.shared.rollout import ends_at_once, fails_for_every_client
 from ansible_collections.truthgraph.platform.tests.load.client import WEIGHTS, Load
 
-DOCUMENT = CHECKOUT / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+DOCUMENT, MARKERS = CHECKOUT / "docs" / "benchmarks.md", "bench"
 STAGES = ("floor", "compose", "swarm", "rollout")
 
 # Kamal 2.12 on one host of the lab machine, in seconds: measured before, not by this program.
@@ -200,10 +207,6 @@ for release in gone:
 """
 
 
-class BenchError(Exception):
-    """It cannot go on; the message is for whoever runs it."""
-
-
 class Busy(BenchError):
     """Somebody else works on the lab."""
 
@@ -306,9 +309,7 @@ class Service:
         own = ["--label", "truthgraph.bench=1", "--network", self.network, "--publish", f"{PORT}:{API_PORT}"]
         own += ["--security-opt", "no-new-privileges", "--pids-limit", str(self.pids_limit)]
         own += ["--stop-timeout", str(self.grace)]
-        return shlex.join(
-            ["docker", "create", "--name", name, *own, *self.arguments(), image, *self.command_of(release)]
-        )
+        return shlex.join(["docker", "create", "--name", name, *own, *self.arguments(), image, *self.command_of(release)])
 
     def create_service(self, image: str, release: str) -> str:
         """Return the command that makes the service of a swarm."""
@@ -364,11 +365,6 @@ def ratio(values: t.Sequence[float], published: tuple[float, float]) -> str:
     if not values:
         return "-"
     return span([min(values) / published[1], max(values) / published[0]], 2)
-
-
-def table(head: t.Sequence[str], rows: t.Iterable[t.Sequence[str]]) -> list[str]:
-    """Return lines of Markdown."""
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def figures_table(rows: list[Row]) -> list[str]:
@@ -432,19 +428,6 @@ def report(rows: list[Row], facts: list[str], notes: list[str], bake: float) -> 
     return "\n".join(lines)
 
 
-def between_markers(document: str, text: str) -> str:
-    """Return a document with text in place of what is between its markers."""
-    if document.count(BEGIN) != 1 or document.count(END) != 1 or document.index(BEGIN) > document.index(END):
-        raise BenchError(f"docs/benchmarks.md does not have the lines {BEGIN} and {END} once each, in this order.")
-    before, rest = document.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}"
-
-
-def say(text: str) -> None:
-    """Tell whoever waits."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
 def ask(url: str) -> tuple[int, str]:
     """Return the status that a URL answers and the release that it names; status 0 if there is no answer."""
     parts = urllib.parse.urlsplit(url)
@@ -502,9 +485,7 @@ class Bench:
             raise BenchError(f"On {member.name}: {script.strip()[:200]}\nended with {done.rc}: {done.stdout[-2000:]}")
         return str(done.stdout)
 
-    def playbook(
-        self, name: str, variables: dict[str, t.Any] | None = None, *, cold: bool = False, fails: str = ""
-    ) -> float:
+    def playbook(self, name: str, variables: dict[str, t.Any] | None = None, *, cold: bool = False, fails: str = "") -> float:
         """Run a playbook on the lab as an operator does, and return how long it took; `fails` is what it has to say."""
         directory = "molecule/shared" if name == "prepare" else "playbooks"
         command = [tool("ansible-playbook"), "-i", "inventories/lab", f"{directory}/{name}.yml"]
@@ -659,9 +640,7 @@ class Bench:
             say(f"... {self.playbook('deploy', {'image_build_source': str(tree)}):.0f} s")
             self.releases[name] = self.serves()[self.member.name]
             self.note({**(self.noted() or {}), "made": list(self.releases.values())})
-        records = {
-            name: json.loads(self.on(f"cat {ROOT}/releases/{release}.json")) for name, release in self.releases.items()
-        }
+        records = {name: json.loads(self.on(f"cat {ROOT}/releases/{release}.json")) for name, release in self.releases.items()}
         kinds = records["a"]["images"]
         different = {kind for kind in kinds if len({record["images"][kind] for record in records.values()}) > 1}
         if different != {"core"}:
@@ -797,21 +776,12 @@ class Bench:
 
     def describe(self) -> list[str]:
         """Return where, when and with what it was measured, without names or paths of this machine."""
-        cpu = re.search(r"^model name\s*:\s*(.+)$", pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-        cores = len(os.sched_getaffinity(0))
         look = "docker version --format '{{.Server.Version}}'; haproxy -v | head -n 1"
         system, docker, haproxy = self.on(f". /etc/os-release; echo $PRETTY_NAME; {look}").splitlines()
         ansible = subprocess.run([tool("ansible"), "--version"], capture_output=True, text=True, check=True).stdout
-        git = ["git", "-C", str(CHECKOUT)]
-        head = [*git, "rev-parse", "--short", "HEAD"]
-        commit = subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, check=False).stdout
         return [
-            f"Date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d}. Collection: commit {commit or 'unknown'}"
-            f"{', with changes on top' if changed else ''}.",
-            f"Machine: {cores} cores ({cpu.group(1) if cpu else 'unknown'}), {memory:.0f} GiB, for the client, Ansible "
-            f"and all {len(self.fleet.members)} hosts of the lab together.",
+            today(),
+            f"Machine: {machine()}, for the client, Ansible and all {len(self.fleet.members)} hosts of the lab together.",
             f"Hosts: {system}, Docker {docker}, HAProxy {re.sub('^.*?version ', '', haproxy).split()[0]}. "
             f"Control node: {re.sub(r'[^ a-z0-9.-]', '', ansible.splitlines()[0])}, Python {sys.version.split()[0]}.",
             f"Load: {RATE} requests per second to each target, of a hundred {WEIGHTS[0]} GET /health, {WEIGHTS[1]} GET "
@@ -852,7 +822,7 @@ def main() -> int:
     if len(stages) != len(options.only.split(",")):
         parser.error(f"the stages are {', '.join(STAGES)}")
     # Found out before an hour is spent, not after it.
-    between_markers(DOCUMENT.read_text(encoding="utf-8"), "")
+    between_markers(DOCUMENT.read_text(encoding="utf-8"), MARKERS, "")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     bench = Bench(Fleet(), options.rounds)
@@ -877,8 +847,7 @@ def main() -> int:
         figures = [dataclasses.asdict(row) for row in bench.rows]
         pathlib.Path(options.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     if text and tuple(stages) == STAGES:
-        DOCUMENT.write_text(between_markers(DOCUMENT.read_text(encoding="utf-8"), text), encoding="utf-8")
-        say("Written to docs/benchmarks.md.")
+        write(DOCUMENT, MARKERS, text)
     for problem in filter(None, [failed, *(f"Not removed: {problem}" for problem in problems)]):
         print(problem, file=sys.stderr)
     return 1 if failed or problems else 0

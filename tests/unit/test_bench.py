@@ -1,4 +1,4 @@
-"""What benchmarks/rollout.py makes of what it has measured."""
+"""What benchmarks/rollout.py makes of what it has measured, and how the figures of all benchmarks come into docs/."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import typing as t
 
 import pytest
 
-from ansible_collections.truthgraph.platform.benchmarks import rollout
-from ansible_collections.truthgraph.platform.benchmarks.rollout import BenchError, Row, Run, Service
+from ansible_collections.truthgraph.platform.benchmarks import embeddings, rollout, scale
+from ansible_collections.truthgraph.platform.benchmarks.document import BenchError, between_markers
+from ansible_collections.truthgraph.platform.benchmarks.rollout import Row, Run, Service
 
 CONTAINER: dict[str, t.Any] = {
     "Config": {
@@ -49,29 +50,28 @@ def seen(*, old: t.Any = None, new: t.Any = None, failed: tuple[int, int] = (0, 
     }
 
 
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+
+
 def test_text_goes_between_the_markers_and_nothing_else_changes() -> None:
-    document = f"# Title\n\nbefore\n\n{rollout.BEGIN}\nearlier\n{rollout.END}\n\nafter\n"
-    once = rollout.between_markers(document, "| a |")
-    assert once == f"# Title\n\nbefore\n\n{rollout.BEGIN}\n\n| a |\n\n{rollout.END}\n\nafter\n"
-    assert rollout.between_markers(once, "| a |") == once
+    document = f"# Title\n\nbefore\n\n{BEGIN}\nearlier\n{END}\n\nafter\n"
+    once = between_markers(document, "figures", "| a |")
+    assert once == f"# Title\n\nbefore\n\n{BEGIN}\n\n| a |\n\n{END}\n\nafter\n"
+    assert between_markers(once, "figures", "| a |") == once
 
 
 @pytest.mark.parametrize(
     "document",
-    [
-        "no markers",
-        f"{rollout.BEGIN}\n",
-        f"{rollout.END}\n{rollout.BEGIN}\n",
-        f"{rollout.BEGIN}\n{rollout.BEGIN}\n{rollout.END}\n",
-    ],
+    ["no markers", f"{BEGIN}\n", f"{END}\n{BEGIN}\n", f"{BEGIN}\n{BEGIN}\n{END}\n", BEGIN + END.replace("figures", "x")],
 )
 def test_document_without_its_markers_is_refused(document: str) -> None:
     with pytest.raises(BenchError, match="once each"):
-        rollout.between_markers(document, "")
+        between_markers(document, "figures", "")
 
 
-def test_the_document_of_this_checkout_has_its_markers() -> None:
-    rollout.between_markers(rollout.DOCUMENT.read_text(encoding="utf-8"), "")
+@pytest.mark.parametrize("program", [rollout, embeddings, scale], ids=lambda program: program.__name__.rpartition(".")[2])
+def test_the_document_of_this_checkout_has_its_markers(program: t.Any) -> None:
+    between_markers(program.DOCUMENT.read_text(encoding="utf-8"), program.MARKERS, "")
 
 
 def test_run_counts_from_the_beginning_of_the_change() -> None:

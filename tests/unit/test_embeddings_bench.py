@@ -15,7 +15,8 @@ import typing as t
 import pytest
 
 from ansible_collections.truthgraph.platform.benchmarks import embeddings
-from ansible_collections.truthgraph.platform.benchmarks.embeddings import SERVERS, BenchError, Point
+from ansible_collections.truthgraph.platform.benchmarks.document import BenchError
+from ansible_collections.truthgraph.platform.benchmarks.embeddings import SERVERS, Point
 
 
 def point(rate: float, latencies: t.Sequence[float] = (0.010, 0.020, 0.030), others: float = 0.0) -> Point:
@@ -90,18 +91,6 @@ def test_report_says_that_the_machine_was_not_quiet() -> None:
     found = {("batching", 1): [point(10), point(10, others=0.3)]}
     text = embeddings.report(found, [])
     assert "| 30% |" in text and "Others took a good part" in text
-
-
-def test_text_goes_between_the_markers_and_nothing_else_changes() -> None:
-    document = f"before\n\n{embeddings.BEGIN}\nearlier\n{embeddings.END}\n\nafter\n"
-    once = embeddings.between_markers(document, "| a |")
-    assert once == f"before\n\n{embeddings.BEGIN}\n\n| a |\n\n{embeddings.END}\n\nafter\n"
-    with pytest.raises(BenchError, match="once each"):
-        embeddings.between_markers("no markers", "")
-
-
-def test_the_document_of_this_checkout_has_its_markers() -> None:
-    embeddings.between_markers(embeddings.DOCUMENT.read_text(encoding="utf-8"), "")
 
 
 def test_servers_differ_only_in_what_is_compared() -> None:
