@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV := .venv
+REQUIREMENTS := requirements.txt
 BIN := $(VENV)/bin
 INVENTORY ?= inventories/lab
 SCENARIOS ?= default
@@ -44,6 +45,12 @@ test-full: test ## The same, then bad input, NVIDIA cards, rollouts, failures, k
 	$(MAKE) integration
 	$(MAKE) molecule SCENARIOS='monolith nvidia rollout failures crash faults doors secrets data replace adopt'
 
+# The same toolchain in its newest versions, which another Python has to run.
+NEWEST = VENV=.cache/newest PYTHON=python3.13 REQUIREMENTS=requirements-newest.txt
+.PHONY: test-newest
+test-newest: ## The same as test, with Python 3.13 and the newest ansible-core and collections
+	$(MAKE) test $(NEWEST)
+
 .PHONY: lab
 lab: setup ## Set up the lab: four hosts on this machine
 	$(BIN)/ansible-playbook playbooks/lab.yml
@@ -60,7 +67,7 @@ status: setup ## Show what runs where (INVENTORY=...)
 lint: setup ## yamllint, ruff, mypy --strict, and ansible-lint with its profile production
 	$(BIN)/yamllint --strict .
 	$(BIN)/ruff check
-	$(BIN)/mypy
+	MYPYPATH=$(VENV)/source $(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --offline
 
 .PHONY: sanity
@@ -119,12 +126,12 @@ collection: setup ## Build the collection's archive
 	$(BIN)/ansible-galaxy collection build --force
 
 # The stamp is newer than the requirements when the toolchain is complete; an interrupted installation starts over.
-$(VENV)/.complete: requirements.txt
+$(VENV)/.complete: $(REQUIREMENTS)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { apt-get -q update && apt-get -qy --no-install-recommends install python3-venv; }
 	@echo "Installing the toolchain into $(VENV) (about a minute) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement $(REQUIREMENTS)
 	@collections=$$($(BIN)/python -c 'import ansible_collections as c; print(list(c.__path__)[0])') && \
 	  for place in "$$collections" $(VENV)/source/ansible_collections; do \
 	    mkdir -p "$$place/truthgraph" && ln -sfn "$(CURDIR)" "$$place/truthgraph/platform"; done
@@ -134,6 +141,9 @@ $(VENV)/.complete: requirements.txt
 setup: $(VENV)/.complete ## Install the pinned toolchain into .venv
 
 .PHONY: requirements
-requirements: setup ## Write requirements.txt anew from requirements.in
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --custom-compile-command 'make requirements' requirements.in --output-file requirements.txt
+requirements: setup ## Write requirements.txt and requirements-newest.txt anew from the files requirements*.in
+	$(COMPILE) --python-version 3.11 requirements.in --output-file requirements.txt
+	$(COMPILE) --python-version 3.13 --overrides requirements-newest.in requirements.in --output-file requirements-newest.txt
+
+COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	  --custom-compile-command 'make requirements'
