@@ -31,10 +31,8 @@ options:
     description: File that names the host's own release.
     type: path
     default: /etc/os-release
-attributes:
-  check_mode:
-    description: Changes nothing.
-    support: full
+extends_documentation_fragment:
+  - truthgraph.platform.reads
 author:
   - TruthGraph platform (@truthgraph)
 """

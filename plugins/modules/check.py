@@ -42,16 +42,8 @@ options:
   check:
     description: What the check is called. By default as the task.
     type: str
-attributes:
-  check_mode:
-    support: full
-    description: Nothing is changed.
-  diff_mode:
-    support: none
-    description: Nothing is changed.
-  idempotent:
-    support: full
-    description: Nothing is changed.
+extends_documentation_fragment:
+  - truthgraph.platform.reads
 author:
   - TruthGraph platform (@truthgraph)
 """

@@ -20,16 +20,8 @@ options:
     description: What its services are called, by what they are here.
     type: dict
     required: true
-attributes:
-  check_mode:
-    support: full
-    description: Reads in check mode, too.
-  diff_mode:
-    support: none
-    description: Nothing is changed.
-  idempotent:
-    support: full
-    description: Nothing is changed.
+extends_documentation_fragment:
+  - truthgraph.platform.reads
 author:
   - TruthGraph platform (@truthgraph)
 """

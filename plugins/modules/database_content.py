@@ -19,16 +19,7 @@ options:
     default: []
 extends_documentation_fragment:
   - truthgraph.platform.database_container
-attributes:
-  check_mode:
-    support: full
-    description: Reads in check mode, too.
-  diff_mode:
-    support: none
-    description: Nothing is changed.
-  idempotent:
-    support: full
-    description: Nothing is changed.
+  - truthgraph.platform.reads
 author:
   - TruthGraph platform (@truthgraph)
 """

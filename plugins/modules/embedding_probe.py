@@ -36,16 +36,8 @@ options:
     description: Seconds that the answer may take.
     type: float
     default: 30
-attributes:
-  check_mode:
-    support: full
-    description: Asks in check mode, too.
-  diff_mode:
-    support: none
-    description: Nothing is changed.
-  idempotent:
-    support: full
-    description: Nothing is changed.
+extends_documentation_fragment:
+  - truthgraph.platform.reads
 author:
   - TruthGraph platform (@truthgraph)
 """

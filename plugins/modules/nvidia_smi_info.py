@@ -21,16 +21,8 @@ options:
     description: Seconds after which a driver that does not answer counts as one that does not work.
     type: int
     default: 60
-attributes:
-  check_mode:
-    support: full
-    description: Nothing is changed.
-  diff_mode:
-    support: none
-    description: Nothing is changed.
-  idempotent:
-    support: full
-    description: Nothing is changed.
+extends_documentation_fragment:
+  - truthgraph.platform.reads
 author:
   - TruthGraph platform (@truthgraph)
 """

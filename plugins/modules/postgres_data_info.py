@@ -29,10 +29,8 @@ options:
     description: File with what an upgrade does, as long as it does it; a JSON object.
     type: path
     required: true
-attributes:
-  check_mode:
-    description: Changes nothing.
-    support: full
+extends_documentation_fragment:
+  - truthgraph.platform.reads
 author:
   - TruthGraph platform (@truthgraph)
 """

@@ -23,10 +23,7 @@ options:
     default: amd64
 extends_documentation_fragment:
   - truthgraph.platform.registry
-attributes:
-  check_mode:
-    description: Changes nothing.
-    support: full
+  - truthgraph.platform.reads
 author:
   - TruthGraph platform (@truthgraph)
 """

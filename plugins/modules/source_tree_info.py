@@ -41,18 +41,10 @@ options:
     description: Whether to fail if there is a finding, with all of them in one message.
     type: bool
     default: false
-attributes:
-  check_mode:
-    support: full
-    description: Nothing is changed.
-  diff_mode:
-    support: none
-    description: Nothing is changed.
-  idempotent:
-    support: full
-    description: Nothing is changed.
 requirements:
   - python >= 3.11
+extends_documentation_fragment:
+  - truthgraph.platform.reads
 author:
   - TruthGraph platform (@truthgraph)
 """
