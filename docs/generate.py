@@ -127,7 +127,7 @@ def variables_page() -> str:
     lines = [
         "# Variables",
         "",
-        "Written by `make docs` from `meta/argument_specs.yml` and `defaults/main.yml` of each role, and from the comments at the",
+        "Written by `make docs` from `meta/argument_specs.yml` and `defaults/main.yml` of each role, and the comments at the",
         "top of the playbooks. Set the variables of roles for the group `truthgraph` in your inventory. Those of [fleet](#fleet)",
         "are what all roles share. Where a default is long, the table points to it.",
         "",
