@@ -37,13 +37,19 @@ class Variable(t.NamedTuple):
     name: str
     default: str
     type: str
-    choices: tuple[str, ...]
+    choices: tuple[str | int, ...]
     description: str
 
     @property
     def summary(self) -> str:
-        """The first sentence of the description."""
-        return re.split(r"(?<=\.) (?=[A-Z(`])", self.description, maxsplit=1)[0]
+        """The first sentence of the description, and what can be chosen unless it says that."""
+        sentence = re.split(r"(?<=\.) (?=[A-Z(`])", self.description, maxsplit=1)[0].removesuffix(".")
+        return sentence if all(str(choice) in sentence for choice in self.choices) else f"{sentence}: {self.choice}"
+
+    @property
+    def choice(self) -> str:
+        """What can be chosen, in a cell of a table."""
+        return ", ".join(map(code, self.choices))
 
 
 def document(path: Path) -> dict[str, t.Any]:
@@ -87,17 +93,14 @@ def variables(role: Path) -> list[Variable]:
             default = "required" if option.get("required") else code(defaults[name])
             if len(default) > LONGEST_DEFAULT or "\n" in default:
                 default = ""
-            choices = tuple(str(choice) for choice in option.get("choices", []))
+            choices = tuple(option.get("choices", []))
             found.setdefault(name, Variable(name, default, option["type"], choices, markdown(option["description"])))
     return list(found.values())
 
 
 def role_table(role: Path) -> str:
     """The variables of a role for its own README: a line for each."""
-    rows = [
-        row(f"`{one.name}`", one.default or "[see there](defaults/main.yml)", one.summary.removesuffix("."))
-        for one in variables(role)
-    ]
+    rows = [row(f"`{one.name}`", one.default or "[see there](defaults/main.yml)", one.summary) for one in variables(role)]
     return "\n".join([row("variable", "default", "meaning"), "|---|---|---|", *rows])
 
 
@@ -147,7 +150,7 @@ def variables_page() -> str:
         lines += ["", f"## {role.name}", "", f"[README]({place}/README.md), [defaults]({place}/defaults/main.yml)", ""]
         lines += [row("variable", "type", "default", "meaning"), "|---|---|---|---|"]
         for one in found:
-            kind = f"{one.type}: {', '.join(f'`{choice}`' for choice in one.choices)}" if one.choices else one.type
+            kind = f"{one.type}: {one.choice}" if one.choices else one.type
             lines.append(row(f"`{one.name}`", kind, one.default or f"[see there]({place}/defaults/main.yml)", one.description))
     return "\n".join(lines) + "\n"
 
