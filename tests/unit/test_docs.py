@@ -265,6 +265,14 @@ def test_playbooks_that_are_named_are_there() -> None:
     assert not wrong
 
 
+def test_files_that_are_named_are_there() -> None:
+    path = re.compile(r"(?:docs|files|inventories/(?!mine)|meta|molecule|playbooks|plugins|roles|tests)/[a-z\d_./*-]+")
+    named = [(name, span) for name in PRESENT for span in spans(name) if path.fullmatch(span)]
+    assert len(named) > 20
+    # Such as a role has them, too.
+    assert not [f"{name}: {span}" for name, span in named if not any({*ROOT.glob(span), *ROOT.glob(f"roles/*/{span}")})]
+
+
 def test_every_playbook_is_in_the_table_of_the_readme() -> None:
     table = re.findall(r"^\| `([a-z_]+\.yml)` \|", read("README.md"), flags=re.MULTILINE)
     assert sorted(table) == PLAYBOOKS
