@@ -176,8 +176,8 @@ def plugins_page() -> str:
         "",
         "```console",
     ]
-    shown = {"module": "slot", "filter": "rollback_choice", "lookup": "tree_digest", "callback": "story"}
-    lines += [f"$ .venv/bin/ansible-doc -t {kind} {NAME}.{name}" for kind, name in shown.items()] + ["```"]
+    lines += [f"$ .venv/bin/ansible-doc -t {kind} {NAME}.{plugins(directory)[0][0]}" for directory, kind in PLUGINS.items()]
+    lines += ["```"]
     for directory, kind in PLUGINS.items():
         lines += ["", f"## {HEADINGS[kind]}", "", row(kind, "what it is for"), "|---|---|"]
         lines += [row(f"[{name}](../plugins/{directory}/{file})", what) for name, file, what in plugins(directory)]
