@@ -121,6 +121,10 @@ bench-images: setup ## Measure the images and their builds, on the deployed lab
 bench-embeddings: setup ## Measure the ML service beside another server of embeddings, on this machine (some minutes)
 	$(BIN)/python benchmarks/embeddings.py
 
+.PHONY: docs
+docs: setup ## Write what the documentation takes from the code: variables and plugins
+	$(BIN)/python docs/generate.py
+
 .PHONY: collection
 collection: setup ## Build the collection's archive
 	$(BIN)/ansible-galaxy collection build --force

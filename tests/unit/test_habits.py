@@ -1,4 +1,4 @@
-"""What who works on the collection relies on: hooks, CI and the documents about it say what the Makefile does."""
+"""What who works on the collection relies on: hooks and CI do what the Makefile says."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import re
 from pathlib import Path
 
-import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,15 +56,6 @@ def test_renovate_leaves_alone_what_is_written_by_a_program() -> None:
     rules = json.loads((ROOT / "renovate.json").read_text(encoding="utf-8"))["packageRules"]
     off = {name for rule in rules if rule.get("enabled") is False for name in rule.get("matchFileNames", [])}
     assert off == {"files/app/requirements/**"} and (ROOT / "files/app/requirements/compile.sh").is_file()
-
-
-@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "SECURITY.md", "README.md"])
-def test_documents_name_targets_and_files_that_there_are(name: str) -> None:
-    text = (ROOT / name).read_text(encoding="utf-8")
-    for target in re.findall(r"[`\n]make ([a-z-]+)", text):
-        assert re.search(rf"^{target}:", MAKEFILE, flags=re.MULTILINE), target
-    for place in re.findall(r"\]\(([^)#:]+)[^):]*\)", text):
-        assert (ROOT / place).exists(), place
 
 
 def test_whoever_works_on_it_finds_how() -> None:
