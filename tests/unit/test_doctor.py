@@ -120,6 +120,7 @@ def test_all_findings_of_all_hosts_come_at_once(tmp_path: Path) -> None:
     for one in taken:
         one.close()
     wanted = [
+        ("here", "release", "fleet_api_tls is 'often'; it has to be one of"),
         ("here", "release", "MB of memory"),
         ("here", "release", "GB free in /var/lib/docker"),
         ("here", "registry", "fleet_registry_password is empty"),
@@ -132,6 +133,7 @@ def test_all_findings_of_all_hosts_come_at_once(tmp_path: Path) -> None:
         ("here", "api", f"Port {ports[1]} is taken by .*fleet_api_tls_port"),
         ("here", "proxy", "fleet_api_tls is 'often'"),
         ("here", "proxy", f"Port {ports[2]} is taken by .*fleet_metrics_port"),
+        ("lost", "release", "fleet_api_tls is 'often'; it has to be one of"),
         ("lost", "release", "cannot be reached. .*replace_host.yml -e host=lost"),
     ]
     assert [(one["host"], one["role"]) for one in found["findings"]] == [one[:2] for one in wanted], found["findings"]

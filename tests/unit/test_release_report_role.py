@@ -312,3 +312,20 @@ def test_an_undone_run_ends_with_its_report(lab: Lab) -> None:
     assert Lock(str(lab.home / "root")).read() is None
     assert Ledger(str(lab.home / "root")).journal()[-1]["why"] == "cpu2: no room"
     assert Ledger(str(lab.home / "root")).records()[0][NEW]["sizes"].keys() == {CORE[NEW][-71:], ML[-71:]}
+
+
+def test_a_release_that_was_stable_is_so_again_when_a_host_is_lost(lab: Lab) -> None:
+    """A rollback to it ends, since nobody reaches cpu2 any more: it can still be returned to."""
+    fence, _ = Lock(str(lab.home / "root")).acquire({"who": "me"}, "rollback", 60, time.time())
+    known = {name: record(name) for name in (OLD, NEW)}
+    states = {host: {**found, "records": known} for host, found in STATES.items()}
+    states["cpu1"]["fence"] = fence
+    nowhere = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+    gone = task("Reach it", "ansible.builtin.ping", {}, when="inventory_hostname == 'cpu2'", vars=nowhere)
+    block = {"name": "Steps", "any_errors_fatal": True, "block": [gone], "rescue": [role("undo")]}
+    wanted = {name: value for name, value in known[NEW].items() if name not in ("result", "stable_at", "sizes")}
+    begun = facts({"release_phase": "preparing", "release_plan": {**PLAN, "record": wanted}})
+    said = lab.play(earlier(), begun, block, code=4, states=states, release_action="rollback")
+    assert "cpu2: cannot be reached" in said
+    left = Ledger(str(lab.home / "root")).records()[0][NEW]
+    assert (left["result"], left["stable_at"]) == ("stable", known[NEW]["stable_at"])

@@ -200,13 +200,13 @@ def test_restore_loses_what_it_has_said_and_keeps_it(fleet: Fleet, cpu1: Host, w
     unchanged(fleet, cpu1, old, BEFORE)
     # What is not in the one is in the other, and it is as much as was said.
     query = f"SELECT text FROM evidence WHERE source = '{writer.source}'"
+    acknowledged = set(writer.acknowledged)
     now, then = stored(cpu1, writer.source), set(psql(cpu1, query, kept).splitlines())
-    assert set(writer.acknowledged) <= now | then
+    assert acknowledged <= now | then
     announced = count(cpu1, database=kept) - taken["rows"]["public.evidence"]
     entry = entries(cpu1, "restore")[-1]
     assert (entry["result"], entry["rows"], entry["kept"], entry["backup"]) == ("done", announced, kept, row[1]), entry
     assert f"{announced} rows that were there before are not in it. What was there is kept as {kept}." in plain(run.said)
-    acknowledged = set(writer.acknowledged)
     assert len(acknowledged - now) <= announced
     print(f"restore: {len(acknowledged)} acknowledged, {announced} announced, {len(acknowledged - now)} of the writer's, "
           f"{len(writer.failed)} failed {writer.failed[:3]}")
@@ -223,7 +223,7 @@ def test_a_contraction_is_kept_from_earlier_releases_and_taken_back_before(fleet
     unchanged(fleet, cpu1, new, AFTER)
     good(play("rollback", {"release": old, "rollback_data": "downgrade", "rollback_confirmed": True}))
     unchanged(fleet, cpu1, old, BEFORE)
-    assert count(cpu1, "created_at") == count(cpu1)
+    assert psql(cpu1, "SELECT count(*) FROM evidence WHERE created_at IS NULL") == "0"
     journal = cpu1.look().journal
     assert [entry["event"] for entry in journal[-2:]] == ["downgrade", "rollback"], journal[-3:]
     settled(writer, cpu1)
