@@ -44,6 +44,10 @@ options:
     description: What this host is called in messages.
     type: str
     required: true
+  has_secrets:
+    description: Whether the service has secrets. Then nothing is tried before they are on the host for the first time.
+    type: bool
+    default: false
   headroom:
     description: MiB of a card that stay free beside two copies.
     type: int
@@ -217,8 +221,10 @@ class Fit:
         ready = self.parameters["ready"]
         own = {**place, "slot": "trial", "fleet": ""}
         # The slot's secrets are written when it starts; before the first time there are none to try it with.
-        if place["secrets"] and not os.path.isdir(place["secrets"]):
-            return {"copy": 0, "seconds": 0.0}, ""
+        if not os.path.isdir(place["secrets"]):
+            if self.parameters["has_secrets"]:
+                return {"copy": 0, "seconds": 0.0}, ""
+            own["secrets"] = ""
         if own["card_access"] == "auto":
             own["card_access"] = slots.card_access(self.docker)
         options = slots.run_options(self.parameters["container"], own)
@@ -266,6 +272,7 @@ def main() -> None:
                 "default": {"path": "/embed", "body": {"texts": ["Can this card encode a sentence?"]}},
             },
             "host": {"type": "str", "required": True},
+            "has_secrets": {"type": "bool", "default": False},
             "headroom": {"type": "int", "default": 256},
             "map": {"type": "path", "default": traffic.MAP},
             "root": {"type": "path", "default": traffic.ROOT},

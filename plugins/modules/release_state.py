@@ -206,7 +206,7 @@ def compare_secrets(parameters: dict[str, t.Any]) -> dict[str, t.Any]:
         for slot in traffic.SLOTS:
             directory = slots.secrets_directory(config, service, slot)
             found["slots"][slot] = (
-                secret_files.holds(directory, wanted, parameters["gid"]) if wanted else not os.path.isdir(directory)
+                secret_files.holds(directory, wanted, parameters["gid"]) if wanted else not secret_files.read(directory)
             )
         kept = os.path.join(config, "releases")
         for release in sorted(os.listdir(kept)) if os.path.isdir(kept) else []:
@@ -218,7 +218,7 @@ def compare_secrets(parameters: dict[str, t.Any]) -> dict[str, t.Any]:
             for slot in traffic.SLOTS:
                 mounted = slots.secrets_directory(config, service, slot)
                 whole = {**kept_own, **current}
-                if secret_files.holds(mounted, whole, parameters["gid"]) if whole else not os.path.isdir(mounted):
+                if secret_files.holds(mounted, whole, parameters["gid"]) if whole else not secret_files.read(mounted):
                     found["kept"][slot].append(release)
         answer[service] = found
     return answer

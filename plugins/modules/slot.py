@@ -267,14 +267,12 @@ class Host:
         return secret_files.read(kept)
 
     def write_secrets(self, service: str, slot: str, own: dict[str, bytes]) -> bool:
-        """Write the secrets of a slot; return whether they have changed."""
+        """Write the secrets of a slot, a directory without any where there are none; return whether they have changed."""
         current = secret_files.checked((self.parameters["secrets"].get(service) or {}).get("current") or {})
         directory = slots.secrets_directory(self.parameters["config"], service, slot)
-        if not own and not current:
-            there = os.path.isdir(directory)
-            shutil.rmtree(directory, ignore_errors=True)
-            return there
-        return secret_files.write(directory, {**own, **current}, self.parameters["gid"])
+        wanted, earlier = {**own, **current}, secret_files.read(directory)
+        secret_files.write(directory, wanted, self.parameters["gid"])
+        return earlier != wanted
 
     def names(self, service: str, slot: str) -> list[str]:
         """Return the names of a slot's containers that there are, whatever they are."""
