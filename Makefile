@@ -40,9 +40,9 @@ role: setup
 	$(if $(ROLE_SCENARIOS),$(MAKE) molecule SCENARIOS='$(ROLE_SCENARIOS)')
 
 .PHONY: test-full
-test-full: test ## The same, then bad input, NVIDIA cards, rollouts, failures, killed runs, faults, doors, secrets, data, dead hosts, adoption
+test-full: test ## The same, then bad input, NVIDIA cards, rollouts, failures, killed runs, faults, doors, secrets, data, dead hosts, adoption, promotion
 	$(MAKE) integration
-	$(MAKE) molecule SCENARIOS='monolith nvidia rollout failures crash faults doors secrets data replace adopt'
+	$(MAKE) molecule SCENARIOS='monolith nvidia rollout failures crash faults doors secrets data replace adopt promote'
 
 .PHONY: lab
 lab: setup ## Set up the lab: four hosts on this machine
