@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ansible_collections.truthgraph.platform.molecule.shared import sites
+
 ROOT = Path(__file__).resolve().parents[2]
 INVENTORIES = ROOT / "inventories"
 SITES = {"eu": "prod/eu.yml", "us": "prod/us.yml"}
@@ -233,3 +235,22 @@ def test_two_sites_are_never_one_fleet(tmp_path: Path, password: Path) -> None:
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
     said = run("ansible-playbook", "-i", INVENTORIES / "prod", tmp_path / "play.yml", password=password, code=2)
     assert "has the fleets prod-eu and prod-us" in " ".join(said.split()) and "-i inventories/prod/eu.yml" in said
+
+
+def test_the_lab_has_these_inventories(tmp_path: Path) -> None:
+    """What molecule/promote deploys is what is copied, but for addresses and what the lab needs."""
+    (tmp_path / "lab/passwords").mkdir(parents=True)
+    (tmp_path / "lab/passwords/registry").write_text("of-the-lab\n")
+    layouts = sites.Layouts(tmp_path, tmp_path / "lab")
+    pairs = {"staging/hosts.yml": layouts.staging / "hosts.yml", SITES["eu"]: layouts.production}
+    for path, own in pairs.items():
+        example = yaml.safe_load((INVENTORIES / path).read_text())
+        made = yaml.safe_load(own.read_text())
+        groups, found = [one if own.name == "hosts.yml" else one["truthgraph"]["children"] for one in (example, made)]
+        assert list(groups) == list(found)
+        for group in groups:
+            hosts = {*(groups[group].get("hosts") or {})} - {sites.LEFT_OUT}
+            assert {*(found[group].get("hosts") or {})} == hosts, group
+        assert "192.0.2." not in own.read_text() and "198.51.100." not in own.read_text()
+    text = run("ansible-vault", "view", layouts.production.parent / "group_vars/truthgraph/vault.yml", *layouts.options)
+    assert yaml.safe_load(text) == {"vault_staging_registry_password": "of-the-lab"}

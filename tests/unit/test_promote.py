@@ -421,3 +421,42 @@ def test_a_release_without_a_name_is_stable_all_the_same(fleets: Fleets) -> None
     said = settle(fleets, fleet_registry_address="127.0.0.1:1")
     assert said.code == 0 and f"release {RELEASE} is stable, but" in said.words.lower(), said.text
     assert "could not be named release-" in said.words and "unreachable" in said.words
+
+
+# What the role release makes of it.
+
+
+def test_a_release_is_known_again_whatever_the_tree_is(fleets: Fleets) -> None:
+    """By its fingerprint the build host remembers the images: a second promotion asks no registry, a deploy looks for itself."""
+    (fleets.home / "tree").mkdir()
+    promotions: list[dict[str, t.Any]] = [
+        {"release_action": "promote", "release_promoted": RELEASE},
+        {"release_action": "promote", "release_promoted": RELEASE, "image_build_source": f"{fleets.home}/tree"},
+        {"release_action": "promote", "release_promoted": LATER},
+        {"release_action": "deploy"},
+        {"release_action": "deploy", "image_build_source": f"{fleets.home}/tree"},
+    ]
+    asked: list[tuple[str, dict[str, t.Any]]] = [("__release_image_fingerprint", variables) for variables in promotions]
+    asked += [("__release_image_check", variables) for variables in promotions[:1] + promotions[3:4]]
+    asked += [("__release_image_check", {"release_action": "status", "release_promoted": RELEASE})]
+    asked += [("__release_origin_words", {}), ("__release_needed_tags", {}), ("__release_origin", promotions[0])]
+    record = {"id": LATER, "stable_at": 1, "promoted": {"release": RELEASE, "registry": "r:5000"}}
+    state = {"containers": [], "records": {LATER: record}, "traffic": {}, "seal": {"images": {}}, "fence": 0, "images": []}
+    facts = {"release_state": state, "release_plan": {"release": MONOLITH}}
+    role = {"name": "truthgraph.platform.release", "tasks_from": "step"}
+    heard = "{{ image_build_images | default([]) + release_steps }}"
+    tasks: list[dict[str, t.Any]] = [{"name": "Facts", "ansible.builtin.set_fact": facts}]
+    for expression, variables in asked:
+        given = {"__release_step": "ask", "__release_steps": f"{{{{ [{expression}] }}}}", **variables}
+        tasks += [
+            {"name": "Ask", "ansible.builtin.include_role": role, "vars": given},
+            {"name": "Hear", "ansible.builtin.set_fact": {"image_build_images": heard}},
+        ]
+    said = fleets.play(*tasks)
+    assert said.code == 0, said.text
+    promoted, again, other, deployed, changed = said.images[:5]
+    assert promoted == again and len({promoted, other, deployed, changed}) == 4, said.images[:5]
+    assert said.images[5:8] == ["promote_check", "source", "promote_check"]
+    assert said.images[8] == [f"Release {LATER} is release {RELEASE} of r:5000."]
+    assert said.images[9] == [f"release-{LATER}", f"release-{MONOLITH}"]
+    assert said.images[10] == {"promoted": {"release": RELEASE, "registry": fleets.addresses["source"]}}
