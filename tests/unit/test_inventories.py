@@ -211,7 +211,11 @@ def test_the_published_passwords_are_refused(tmp_path: Path, password: Path) -> 
     tasks.append(
         {
             "name": "Answer",
-            "ansible.builtin.copy": {"content": "{{ heard | to_json }}", "dest": f"{tmp_path}/heard.json", "mode": "0600"},
+            "ansible.builtin.copy": {
+                "content": "{{ heard | default({}) | to_json }}",
+                "dest": f"{tmp_path}/heard.json",
+                "mode": "0600",
+            },
         }
     )
     own = {
@@ -226,7 +230,7 @@ def test_the_published_passwords_are_refused(tmp_path: Path, password: Path) -> 
     run("ansible-playbook", "-i", INVENTORIES / "prod/eu.yml", tmp_path / "play.yml", "-e", json.dumps(own), password=password)
     said = json.loads((tmp_path / "heard.json").read_text())
     for role, name in {"registry": "registry", "postgres": "database", "api": "database"}.items():
-        assert f"fleet_{name}_password is the published one of the example inventories" in said[role], said
+        assert f"fleet_{name}_password is the published one of the example inventories" in said.get(role, ""), said
 
 
 def test_two_sites_are_never_one_fleet(tmp_path: Path, password: Path) -> None:
