@@ -41,9 +41,9 @@ role: setup
 	$(if $(ROLE_SCENARIOS),$(MAKE) molecule SCENARIOS='$(ROLE_SCENARIOS)')
 
 .PHONY: test-full
-test-full: test ## The same, then bad input, NVIDIA cards, rollouts, failures, killed runs, faults, doors, secrets, data, dead hosts, adoption
+test-full: test ## The same, then bad input, NVIDIA cards, rollouts, failures, killed runs, faults, doors, secrets, data, dead hosts, adoption, promotion
 	$(MAKE) integration
-	$(MAKE) molecule SCENARIOS='monolith nvidia rollout failures crash faults doors secrets data replace adopt'
+	$(MAKE) molecule SCENARIOS='monolith nvidia rollout failures crash faults doors secrets data replace adopt promote'
 
 # The same toolchain in its newest versions, which another Python has to run.
 NEWEST = VENV=.cache/newest PYTHON=python3.13 REQUIREMENTS=requirements-newest.txt

@@ -606,6 +606,12 @@ class Fleet:
         return self._known[name]
 
 
+def forget_connections() -> None:
+    """End SSH's connections, which outlive the host that they lead to."""
+    for socket in (pathlib.Path.home() / ".ansible" / "cp").glob("*"):
+        subprocess.run(["ssh", "-O", "exit", "-o", f"ControlPath={socket}", "none"], capture_output=True, check=False)
+
+
 def unchanged(before: dict[str, Seen], after: dict[str, Seen]) -> None:
     """Check that all is as it was: what runs since when, which slot serves, what is remembered, and who has worked last."""
     for name, then in before.items():

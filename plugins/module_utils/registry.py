@@ -163,6 +163,22 @@ class Registry:
             f"{repository}/manifests/{tag}", method="PUT", body=manifest["body"], content_type=manifest["media_type"]
         )
 
+    def untag(self, repository: str, tags: t.Sequence[str]) -> None:
+        """Take tags of one image away, which stays.
+
+        Registries before version 3 delete manifests only, with all of their tags. So the tags are given to a manifest that
+        differs in an annotation, and that one is deleted.
+        """
+        manifest = self.manifest(repository, tags[0]) if tags else None
+        if manifest is None:
+            return
+        content = json.loads(manifest["body"])
+        content["annotations"] = {**content.get("annotations", {}), "truthgraph.untagged": "true"}
+        body = json.dumps(content).encode()
+        for tag in tags:
+            self.tag(repository, {**manifest, "body": body}, tag)
+        self.delete(repository, "sha256:" + hashlib.sha256(body).hexdigest())
+
     def image(self, reference: str, architecture: str = "") -> dict[str, t.Any]:
         """Return what is known about an image: exists, digest, compressed_bytes, labels, created, layers.
 

@@ -17,6 +17,11 @@ options:
     type: list
     elements: str
     default: []
+  repositories:
+    description: Repositories whose tags are wanted, without the address.
+    type: list
+    elements: str
+    default: []
   architecture:
     description: Which platform's size and labels to answer for a multi-platform image.
     type: str
@@ -50,6 +55,11 @@ detail:
   description: What exactly went wrong.
   returned: always
   type: str
+tags:
+  description: The tags of each repository asked for; one that the registry does not have has none.
+  returned: always
+  type: dict
+  sample: {truthgraph/core: ["1ec2a4922d7e", "release-0f3a5c77d2e1"]}
 images:
   description: What is known about each image, by the reference asked for.
   returned: always
@@ -77,18 +87,22 @@ def main() -> None:
         argument_spec={
             **CONNECTION,
             "images": {"type": "list", "elements": "str", "default": []},
+            "repositories": {"type": "list", "elements": "str", "default": []},
             "architecture": {"type": "str", "default": "amd64"},
         },
         supports_check_mode=True,
     )
     params = module.params
     images: dict[str, dict[str, t.Any]] = {}
-    result = {"changed": False, "state": "ok", "detail": "", "images": images}
+    tags: dict[str, list[str]] = {}
+    result = {"changed": False, "state": "ok", "detail": "", "images": images, "tags": tags}
     try:
         registry = connect(params)
         registry.ping()
         for reference in params["images"]:
             images[reference] = registry.image(reference, params["architecture"])
+        for repository in params["repositories"]:
+            tags[repository] = registry.tags(repository)
     except RegistryError as error:
         result.update(state=error.reason, detail=error.detail)
     except ValueError as error:

@@ -132,6 +132,9 @@ def test_nothing_in_it_is_a_link(members: dict[str, tarfile.TarInfo]) -> None:
         "files/app/pyproject.toml",
         "files/app/alembic/versions/0001_evidence.py",
         "files/app/truthgraph/ml/service.py",
+        "inventories/README.md",
+        "inventories/prod/eu.yml",
+        "inventories/prod/group_vars/eu/vault.yml",
         "inventories/prod/group_vars/truthgraph/vault.yml",
         "inventories/staging/hosts.yml",
         "meta/runtime.yml",
@@ -188,11 +191,13 @@ def test_everything_can_be_looked_up(control: Control, kind: str) -> None:
 
 
 def test_a_playbook_that_needs_no_host_runs(control: Control) -> None:
-    """From a directory that has an inventory and nothing else."""
-    inventory = control.installed / "inventories/staging"
-    control.run("ansible-playbook", "-i", inventory, f"{NAME}.metrics", "-e", f"metrics_directory={control.directory}/written")
-    targets = yaml.safe_load((control.directory / "written/targets.yml").read_text())
-    assert any("192.0.2.21" in target for group in targets for target in group["targets"])
+    """From a directory that has an inventory and nothing else; and what the sites of one share is found in the archive, too."""
+    (control.directory / "password").write_text("example")
+    for inventory, address in {"staging": "192.0.2.21", "prod/us.yml": "10.30.0.31"}.items():
+        options = (f"{NAME}.metrics", "--vault-password-file", "password", "-e", f"metrics_directory={control.directory}/written")
+        control.run("ansible-playbook", "-i", control.installed / "inventories" / inventory, *options)
+        targets = yaml.safe_load((control.directory / "written/targets.yml").read_text())
+        assert any(address in target for group in targets for target in group["targets"]), inventory
 
 
 BUILD_NOTHING = f"""

@@ -8,7 +8,16 @@ import typing as t
 
 import pytest
 
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, Fleet, Host, Run, UnderLoad, header, play
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import (
+    APIS,
+    Fleet,
+    Host,
+    Run,
+    UnderLoad,
+    forget_connections,
+    header,
+    play,
+)
 from ansible_collections.truthgraph.platform.molecule.shared.writer import Writer, psql, stored
 
 KNOWN_HOSTS = pathlib.Path.home() / ".local" / "state" / "truthgraph" / "lab" / "ssh" / "known_hosts"
@@ -24,12 +33,6 @@ def plain(text: str) -> str:
 def good(run: Run) -> Run:
     assert run.code == 0, str(run)
     return run
-
-
-def forget_connections() -> None:
-    # SSH's connections outlive the host that they lead to.
-    for socket in (pathlib.Path.home() / ".ansible" / "cp").glob("*"):
-        subprocess.run(["ssh", "-O", "exit", "-o", f"ControlPath={socket}", "none"], capture_output=True, check=False)
 
 
 def lose(name: str) -> None:

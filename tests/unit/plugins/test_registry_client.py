@@ -41,6 +41,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     stored: t.ClassVar[dict[str, bytes]] = {}
     deleted: t.ClassVar[list[str]] = []
     elsewhere: t.ClassVar[str] = ""
+    # One more tag of the image old.
+    extra: t.ClassVar[str] = ""
 
     def log_message(self, format: str, *args: object) -> None:  # pylint: disable=redefined-builtin
         """Keep quiet."""
@@ -62,9 +64,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if path == "many/tags/list?n=1000&last=1":
             return self.answer(200, b'{"tags": ["2"]}')
         if path == "store/core/tags/list?n=1000":
-            return self.answer(200, b'{"tags": ["old", "new"]}')
-        if path in ("store/core/manifests/old", "store/core/manifests/new"):
-            return self.answer(200, MANIFEST if path.endswith("old") else INDEX, client.MANIFEST_TYPES[0])
+            return self.answer(200, json.dumps({"tags": ["old", "new", *filter(None, [self.extra])]}).encode())
+        if path in ("store/core/manifests/old", "store/core/manifests/new", f"store/core/manifests/{self.extra}"):
+            return self.answer(200, INDEX if path.endswith("new") else MANIFEST, client.MANIFEST_TYPES[0])
         if path == "none/tags/list?n=1000":
             return self.answer(200, b'{"tags": null}')
         if path == "moved/blobs/1":
@@ -260,6 +262,35 @@ def test_only_what_is_known_and_not_needed_is_pruned(
     result = prune(server, tmp_path, keep=keep, known=known)
     assert result["deleted"] == [f"store/core@{digest}" for digest in deleted]
     assert Handler.deleted == [f"/v2/store/core/manifests/{digest}" for digest in deleted]
+
+
+def test_names_of_releases_that_are_gone_go_from_images_that_stay(server: tuple[str, str], tmp_path: pathlib.Path) -> None:
+    """A registry of version 2 deletes manifests only: the tag gets another one of the same contents, which is deleted."""
+    Handler.deleted.clear()
+    Handler.stored.clear()
+    names = {"keep": [DIGEST, OTHER], "known": [DIGEST], "tag_prefix": "ol"}
+    # The last tag of an image stays, or nobody would find it.
+    assert prune(server, tmp_path / "last", **names)["untagged"] == []
+    Handler.extra = "older"
+    try:
+        assert prune(server, tmp_path / "all", keep_tags=["old", "older"], **names)["untagged"] == []
+        assert prune(server, tmp_path / "foreign", **{**names, "known": []})["untagged"] == []
+        assert prune(server, tmp_path / "check", keep_tags=["old"], _ansible_check_mode=True, **names)["untagged"]
+        assert not Handler.stored and not Handler.deleted
+        result = prune(server, tmp_path / "one", keep_tags=["old"], **names)
+    finally:
+        Handler.extra = ""
+    assert result["untagged"] == ["store/core:older"] and result["deleted"] == [] and result["kept"] == 2
+    [(path, body)] = Handler.stored.items()
+    assert path == "/v2/store/core/manifests/older"
+    assert json.loads(body) == {**json.loads(MANIFEST), "annotations": {"truthgraph.untagged": "true"}}
+    assert Handler.deleted == [f"/v2/store/core/manifests/sha256:{hashlib.sha256(body).hexdigest()}"]
+
+
+def test_info_answers_the_tags_of_repositories(server: tuple[str, str], tmp_path: pathlib.Path) -> None:
+    options = {"address": server[0], "username": "user", "password": "right", "ca_content": server[1]}
+    result = EngineDouble(tmp_path).run("registry_info", repositories=["many", "absent"], **options)
+    assert (result["state"], result["tags"]) == ("ok", {"many": ["1", "2"], "absent": []})
 
 
 def test_pruning_everything_is_refused(server: tuple[str, str], tmp_path: pathlib.Path) -> None:
