@@ -99,10 +99,12 @@ def test_nothing_that_the_roles_note_is_taken_for_a_variable_that_is_misspelt() 
     assert len(noted) > 10 and noted <= option_problems.named()
 
 
-def test_a_run_is_refused_before_any_host_is_reached() -> None:
+def test_a_run_is_refused_before_any_host_is_reached(tmp_path: Path) -> None:
     """inventories/staging has hosts that nobody reaches."""
-    values = json.dumps({"proxy_max_body": "lots", "release_bakes": 3, "vault_fleet_registry_password": "a"})
-    command = [PLAYBOOK, "-i", "inventories/staging", "playbooks/deploy.yml", "-e", values]
+    (tmp_path / "password").write_text("example\n")
+    values = json.dumps({"proxy_max_body": "lots", "release_bakes": 3})
+    vault = ["--vault-password-file", str(tmp_path / "password")]
+    command = [PLAYBOOK, "-i", "inventories/staging", *vault, "playbooks/deploy.yml", "-e", values]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode != 0
