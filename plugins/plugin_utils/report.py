@@ -4,7 +4,7 @@
 
 What comes in:
 
-run      what the role release says of the run (roles/release/vars/main.yml, __release_report). Times in seconds since the
+run      what the role release says of the run (roles/release/vars/main/report.yml, __release_report). Times in seconds since the
          epoch: fleet, action, result, who, release, earlier, revision, version, topology, steps ([{name, at}], each lasts until
          the next), plan ([[host, service, release, image, slot, what is done]]), failures ([text]), outcome (text), images and
          earlier_images ({name: reference by digest}), sizes ({digest: {unpacked_bytes, compressed_bytes}}), schema ({before,

@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def plugins_of(role: Path) -> set[str]:
     """Return the modules, filters and lookups that a role uses; of a filter also the file that has it."""
-    texts = [path.read_text(encoding="utf-8") for part in ("tasks", "vars", "defaults") for path in role.glob(f"{part}/*.yml")]
+    texts = [path.read_text(encoding="utf-8") for part in ("tasks", "vars", "defaults") for path in role.glob(f"{part}/**/*.yml")]
     used = set(re.findall(r"\btruthgraph\.platform\.(\w+)", "\n".join(texts)))
     used -= {path.name for path in role.parent.iterdir()}
     filters = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "plugins/filter").glob("*.py")}

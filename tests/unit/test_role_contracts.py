@@ -127,7 +127,7 @@ def test_every_default_is_preceded_by_a_sentence(role: Path) -> None:
 def test_variables_carry_the_name_of_their_role(role: Path) -> None:
     for name in document(role / "defaults" / "main.yml") or {}:
         assert name.startswith(f"{role.name}_"), name
-    for path in (role / "vars").glob("*.yml"):
+    for path in (role / "vars").rglob("*.yml"):
         for name in document(path):
             assert name.startswith(f"__{role.name}_"), name
     for specification in specifications(role).values():
@@ -175,7 +175,8 @@ def test_a_role_that_uses_the_fleet_depends_on_it(role: Path) -> None:
     used = any(
         re.search(r"\b(__)?fleet_[a-z]", path.read_text(encoding="utf-8"))
         for part in ("defaults", "vars", "tasks", "templates", "handlers")
-        for path in role.glob(f"{part}/*")
+        for path in role.glob(f"{part}/**/*")
+        if path.is_file()
     )
     depends = {"role": "truthgraph.platform.fleet"} in document(role / "meta" / "main.yml")["dependencies"]
     assert depends or not used
