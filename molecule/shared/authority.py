@@ -15,6 +15,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 USES = {"client": ExtendedKeyUsageOID.CLIENT_AUTH, "server": ExtendedKeyUsageOID.SERVER_AUTH}
+# Python 3.13 takes no authority that does not say that it may sign.
+SIGNS = x509.KeyUsage(
+    **dict.fromkeys(("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False),
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 def pem(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -33,7 +41,7 @@ class Authority:
             self.certificate = x509.load_pem_x509_certificate((directory / "ca.crt").read_bytes())
         else:
             self.key = ec.generate_private_key(ec.SECP256R1())
-            self.certificate = self._sign(self.key, name, 3650, [x509.BasicConstraints(True, 0)])
+            self.certificate = self._sign(self.key, name, 3650, [x509.BasicConstraints(True, 0), SIGNS])
 
     @property
     def text(self) -> str:
@@ -74,5 +82,5 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
         )
         for extension in extensions:
-            builder = builder.add_extension(extension, isinstance(extension, x509.BasicConstraints))
+            builder = builder.add_extension(extension, isinstance(extension, x509.BasicConstraints | x509.KeyUsage))
         return builder.sign(self.key, hashes.SHA256())

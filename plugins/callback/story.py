@@ -505,7 +505,8 @@ class CallbackModule(Default):
         """Return what a failed result says: its message, that of each item, and what a command wrote."""
         data = result.result
         items = [item for item in data.get("results") or [] if isinstance(item, dict)]
-        bad = [item for item in items if item.get("failed") or item.get("unreachable")]
+        # ansible-core 2.21 says of an item no more that it failed; it has an exception then, as in 2.19.
+        bad = [item for item in items if any(item.get(name) for name in ("failed", "unreachable", "exception"))]
         if result.task.loop and bad:
             said = collections.defaultdict(list)
             for item in bad:

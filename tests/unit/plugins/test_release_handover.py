@@ -99,7 +99,7 @@ def test_nothing_that_is_secret_is_said(old: Host, new: Host) -> None:
     result = new.take_over(old, services={"api": {"TOKEN": "of the inventory"}})
     said = json.dumps({name: value for name, value in result.items() if name != "invocation"})
     assert "of the" not in said and "b2YgdGhl" not in said
-    assert "b2YgdGhl" not in json.dumps(result["invocation"]), "the arguments are shown"
+    assert "b2YgdGhl" not in json.dumps(result.get("invocation")), "the arguments are shown"
 
 
 def test_what_an_attempt_has_noted_stands_after_what_the_others_know(old: Host, new: Host) -> None:
