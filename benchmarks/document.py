@@ -25,6 +25,11 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
+def interrupt(_number: int, _frame: t.Any) -> None:
+    """Let a signal end the run in the same way as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 def table(head: t.Sequence[str], rows: t.Iterable[t.Sequence[str]]) -> list[str]:
     """Return lines of Markdown."""
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]

@@ -54,6 +54,7 @@ import yaml
 from ansible_collections.truthgraph.platform.benchmarks.document import (
     BenchError,
     between_markers,
+    interrupt,
     machine,
     say,
     table,
@@ -788,11 +789,6 @@ class Bench:
             f"/ready, {WEIGHTS[2]} POST /api/v1/verify; every second one on a connection of its own.",
             f"Rounds: {self.rounds}.",
         ]
-
-
-def interrupt(_number: int, _frame: t.Any) -> None:
-    """Let a signal end the run in the same way as Ctrl-C."""
-    raise KeyboardInterrupt
 
 
 def bake_window() -> float:

@@ -47,6 +47,7 @@ import yaml
 from ansible_collections.truthgraph.platform.benchmarks.document import (
     BenchError,
     between_markers,
+    interrupt,
     machine,
     say,
     table,
@@ -345,11 +346,6 @@ class Bench:
                 problems.append(str(error))
         shutil.rmtree(self.scratch, ignore_errors=True)
         return problems
-
-
-def interrupt(_number: int, _frame: t.Any) -> None:
-    """Let a signal end the run in the same way as Ctrl-C."""
-    raise KeyboardInterrupt
 
 
 def report(bench: Bench) -> str:

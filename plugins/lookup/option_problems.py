@@ -56,9 +56,9 @@ import pathlib
 import re
 import typing as t
 
-import yaml
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.yaml import yaml_load
 from ansible.plugins.lookup import LookupBase
 
 ROLES = pathlib.Path(__file__).resolve().parents[2] / "roles"
@@ -74,10 +74,10 @@ def options_of(role: str) -> dict[str, tuple[dict[str, t.Any], t.Any]]:
     """Return specification and default of each variable of a role, by its name."""
     defaults_file = ROLES / role / "defaults" / "main.yml"
     try:
-        specifications = yaml.safe_load((ROLES / role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
+        specifications = yaml_load((ROLES / role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise AnsibleError(f"option_problems: there is no role {role} with a specification.") from error
-    defaults = yaml.safe_load(defaults_file.read_text(encoding="utf-8")) if defaults_file.exists() else None
+    defaults = yaml_load(defaults_file.read_text(encoding="utf-8")) if defaults_file.exists() else None
     found: dict[str, dict[str, t.Any]] = {}
     for entry in specifications["argument_specs"].values():
         found.update(entry.get("options") or {})
