@@ -12,11 +12,12 @@ import time
 import urllib.parse
 import uuid
 
-from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, Host
+from ansible_collections.truthgraph.platform.molecule.shared.rollout import APIS, RATE, Host
 
 # Longer than the API itself waits for its database and its inference service.
 ANSWER_SECONDS = 30
-PAUSE = 0.05
+# Each thread's, in seconds. On a machine on which the clients are slowed down, the writers are, too.
+PAUSE = 5 / RATE
 
 
 @dataclasses.dataclass(frozen=True)

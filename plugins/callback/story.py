@@ -19,6 +19,7 @@ description:
     second time, that is what it was to rescue, followed by how it ended. Ansible's own recap is the last thing printed.
   - With C(-v) and more, everything is shown as by P(ansible.builtin.default#callback).
   - A log file has everything that C(-v) shows, whether or not it was given, but nothing that is under C(no_log).
+  - It loads what nearly every task needs before the first one, so that not each task has to do it anew.
   - A step of this collection is what C(steps_of) says. In other playbooks it is an outermost inclusion that has a name, or
     a task outside of any; under the strategies C(free) and C(host_pinned) it is the play.
 options:
@@ -27,7 +28,7 @@ options:
       - The ends of the paths of task files whose inclusions are the steps.
     type: list
     elements: str
-    default: [/release/tasks/deploy.yml, /release/tasks/rollback.yml]
+    default: [/release/tasks/deploy.yml, /release/tasks/change.yml, /release/tasks/rollback.yml]
     env: [{name: TRUTHGRAPH_STORY_STEPS_OF}]
     ini: [{section: callback_story, key: steps_of}]
   animation:
@@ -88,6 +89,7 @@ from ansible.plugins.callback.default import CallbackModule as Default
 from ansible.utils.color import stringc
 
 from ansible_collections.truthgraph.platform.plugins.plugin_utils import story
+from ansible_collections.truthgraph.platform.plugins.plugin_utils.preload import preload
 
 # Its names are made when it is imported.
 C: t.Any = constants
@@ -234,6 +236,8 @@ class CallbackModule(Default):
     def v2_playbook_on_start(self, playbook: t.Any) -> None:
         """Open the log, and begin to count the time."""
         self._failures, self._began = [], time.monotonic()
+        # This is the process that forks one for each task.
+        preload()
         path = Path(playbook._file_name)
         self._screen.log.close()
         try:

@@ -570,6 +570,23 @@ def test_another_callback_is_not_disturbed(place: Place) -> None:
     assert run.code == 0 and '"plays": [' in run.raw and not (place.path / "logs").exists()
 
 
+@pytest.mark.parametrize(("callback", "loaded_in"), [("truthgraph.platform.story", "controller"), ("default", "task")])
+def test_what_each_task_needs_is_loaded_before_the_first(place: Place, callback: str, loaded_in: str) -> None:
+    """A filter knows in which process it was loaded: by itself it is that of the task, which is another for each."""
+    (place.path / "filter_plugins").mkdir()
+    (place.path / "filter_plugins" / "loaded.py").write_text(
+        "import os\n\nPID = os.getpid()\n\n\nclass FilterModule:\n    def filters(self):\n"
+        "        return {'loaded_in': lambda _value: 'task' if os.getpid() == PID else 'controller'}\n"
+    )
+    (place.path / "ask.yml").write_text(
+        "- hosts: a\n  gather_facts: false\n  tasks:\n"
+        "    - ansible.builtin.debug: {msg: \"loaded in the {{ '' | loaded_in }}\"}\n"
+    )
+    run = place.pipe("ask", more={"ANSIBLE_STDOUT_CALLBACK": callback})
+    assert run.code == 0, run.raw
+    assert f"loaded in the {loaded_in}" in run.raw
+
+
 def test_a_terminal_shows_the_step_at_work_in_its_last_line(place: Place) -> None:
     run = place.terminal("deploy", slow=7, columns=100)
     assert run.code == 0, run.raw
