@@ -157,7 +157,7 @@ def test_every_playbook_is_found_by_its_name(control: Control) -> None:
 
 def test_a_deploy_has_its_steps_in_their_order(control: Control) -> None:
     said = control.run("ansible-playbook", "--list-tasks", "-i", control.installed / "inventories/staging", f"{NAME}.deploy")
-    steps = ["Check the inventory", "Step 2, preflight", "Step 4, hosts", "Plan the release", "Step 9, commit", "Step 10, settle"]
+    steps = ["Check the inventory", "Step 2, preflight", "Step 4, hosts", "Plan the release", "Steps 8 to 10, for what differs"]
     places = [said.find(f": {step}\t") for step in steps]
     assert -1 not in places and places == sorted(places), said
 
