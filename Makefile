@@ -10,7 +10,8 @@ BIN := $(VENV)/bin
 INVENTORY ?= inventories/lab
 SCENARIOS ?= default
 PLAYBOOK = $(BIN)/ansible-playbook -i $(INVENTORY)
-ROLE_SCENARIOS = $(notdir $(wildcard molecule/$(ROLE) molecule/$(ROLE)-*))
+scenarios_of = $(notdir $(wildcard molecule/$(1) molecule/$(1)-*))
+ROLE_SCENARIOS = $(call scenarios_of,$(ROLE))
 
 .PHONY: help
 help: ## Show this list
@@ -41,7 +42,8 @@ role: setup
 	$(if $(ROLE_SCENARIOS),$(MAKE) molecule SCENARIOS='$(ROLE_SCENARIOS)')
 
 .PHONY: test-full
-test-full: test ## The same, then bad input, NVIDIA cards, rollouts, failures, killed runs, faults, doors, secrets, data, dead hosts, adoption, promotion
+test-full: test ## The same, then roles alone, bad input, NVIDIA cards, rollouts, failures, killed runs, faults, doors, secrets, data, dead hosts, adoption, promotion
+	$(MAKE) roles
 	$(MAKE) integration
 	$(MAKE) molecule SCENARIOS='monolith nvidia rollout failures crash faults doors secrets data replace adopt promote'
 
@@ -95,6 +97,11 @@ test-the-tests: setup ## Break lines of the product one at a time, and show that
 molecule: setup ## Deploy to the lab twice, and look at it with testinfra (SCENARIOS=...)
 	PATH="$(CURDIR)/$(BIN):$$PATH" MOLECULE_GLOB='molecule/*/molecule.yml' \
 	  $(BIN)/molecule test $(addprefix --scenario-name ,$(SCENARIOS))
+
+# The one of adopt is not on hosts of its own but on the lab's.
+.PHONY: roles
+roles: setup ## Try each role alone, on hosts of its own: in check mode, then really, twice; as shipped, and with other variables
+	$(MAKE) molecule SCENARIOS='$(filter-out adopt,$(foreach role,$(notdir $(wildcard roles/*)),$(call scenarios_of,$(role))))'
 
 .PHONY: integration
 integration: setup ## Bad input, on the deployed lab
