@@ -82,11 +82,11 @@ unit: setup test-tools ## Unit tests of all Python
 
 # Debian's packages. Where there are none, the tests that need them are skipped and say so.
 .PHONY: test-tools
-test-tools: ## Install what unit tests look at real things with: a headless browser, promtool, Postgres
+test-tools: ## Install what unit tests look at real things with: a headless browser, HAProxy, promtool, Postgres
 	@{ command -v chromium-headless-shell || command -v chromium || command -v google-chrome; } >/dev/null \
-	  && command -v promtool >/dev/null && [ -d /usr/lib/postgresql ] || \
+	  && command -v haproxy >/dev/null && command -v promtool >/dev/null && [ -d /usr/lib/postgresql ] || \
 	  { apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -qy --no-install-recommends install \
-	    chromium-headless-shell postgresql prometheus; } || \
+	    chromium-headless-shell haproxy postgresql prometheus; } || \
 	  echo "Not everything could be installed: the tests that need it are skipped."
 
 .PHONY: test-the-tests
