@@ -30,7 +30,6 @@ NOT_YET = {
     "backup": ["data"],
     "nvidia_container_toolkit": ["nvidia"],
     "postgres": ["default", "data", "secrets"],
-    "proxy": ["default", "doors", "rollout"],
 }
 ALONE = [name for name in ROLES if name not in {**WITHIN_A_DEPLOY, **NOT_YET}]
 
