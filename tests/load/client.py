@@ -40,7 +40,8 @@ import urllib.parse
 POOL = 8
 LATE = 0.05
 SKIP_AFTER = 1.0
-MOST_FAILURES = 50
+# Of each method at each target: an outage of some minutes, each of which can be looked at.
+MOST_FAILURES = 2000
 MOST_RATE = 2000
 SWEEP = 0.1
 SPARE_FILES = 64

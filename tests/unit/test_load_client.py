@@ -185,7 +185,8 @@ def test_idle_connections_may_be_closed(service: Service) -> None:
     assert seen["idle_closed"] + seen["reconnects"] >= 8
 
 
-def test_statuses_and_failures(service: Service) -> None:
+def test_statuses_and_failures(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "MOST_FAILURES", 50)
     service.behave = lambda connection: connection.answer(500 if connection.path == "/ready" else 200)
     seen = seen_by(service, 90, weights=(1, 2, 0))
     get = seen["methods"]["GET"]
