@@ -39,8 +39,8 @@ def test_the_named_one_or_the_newest_is_found(wanted: str, found: str, tmp_path:
         ("other", "20260304T000000Z-d", True),
     ):
         (copies / fleet / name).mkdir(parents=True)
-        if whole:
-            (copies / fleet / name / "manifest.json").write_text("{}", encoding="utf-8")
+        for file in ("database.dump", *(["manifest.json"] if whole else [])):
+            (copies / fleet / name / file).write_text("{}", encoding="utf-8")
     (tmp_path / "play.yml").write_text(PLAYBOOK, encoding="utf-8")
     variables = {
         "ansible_python_interpreter": sys.executable,
