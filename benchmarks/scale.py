@@ -14,7 +14,9 @@ starts them, without open SSH connections:
     release   deploy.yml with a new release of the source alone, whose image the hosts have already
     rollback  rollback.yml
 
-The releases are two variants of the reference application that differ in a comment. The control node's memory is the
+The releases are two variants of the reference application that differ in a comment. The control node's processor time is
+what the command and its processes took here, without what they asked the hosts to do: of a fleet of machines of its own
+it is what a further host costs for certain, since those work at the same time. The control node's memory is the
 proportional set size of the command and its processes together, looked at twice a second. Where the time goes is what
 ansible.posix.profile_tasks says of the largest and the smallest fleet.
 
@@ -33,6 +35,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import statistics
@@ -79,11 +82,12 @@ PROFILED = re.compile(r"^(?:truthgraph\.platform\.)?(.+?) -{2,} ([0-9.]+)s$", re
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run of a command: seconds, bytes of memory at most, and the seconds of its tasks by their names."""
+    """One run of a command: seconds, those of processors, bytes of memory at most, and seconds of its tasks by their names."""
 
     kind: str
     hosts: int
     wall: float
+    cpu: float
     memory: int
     tasks: dict[str, float]
 
@@ -99,6 +103,12 @@ def memory_of(pid: int) -> int:
     return whole
 
 
+def of_children() -> float:
+    """Return the processor time of the processes that this one has started and seen end, and of theirs, in seconds."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def profile(text: str) -> dict[str, float]:
     """Return the seconds of each task that ansible.posix.profile_tasks names; those of the same name are added up."""
     tasks: dict[str, float] = {}
@@ -107,17 +117,17 @@ def profile(text: str) -> dict[str, float]:
     return tasks
 
 
-def median(runs: t.Iterable[Run], kind: str, hosts: int) -> float:
+def median(runs: t.Iterable[Run], kind: str, hosts: int, measure: str = "wall") -> float:
     """Return the median of the seconds of one kind at one size."""
-    return statistics.median(run.wall for run in runs if (run.kind, run.hosts) == (kind, hosts))
+    return statistics.median(float(getattr(run, measure)) for run in runs if (run.kind, run.hosts) == (kind, hosts))
 
 
-def per_host(runs: t.Sequence[Run], kind: str) -> float | None:
+def per_host(runs: t.Sequence[Run], kind: str, measure: str = "wall") -> float | None:
     """Return what a further host costs: the slope of the line through the medians. None with one size."""
     sizes = sorted({run.hosts for run in runs if run.kind == kind})
     if len(sizes) < 2:
         return None
-    return statistics.linear_regression(sizes, [median(runs, kind, size) for size in sizes]).slope
+    return statistics.linear_regression(sizes, [median(runs, kind, size, measure) for size in sizes]).slope
 
 
 def figures(runs: t.Sequence[Run]) -> list[str]:
@@ -133,6 +143,10 @@ def figures(runs: t.Sequence[Run]) -> list[str]:
             cells.append(f"{statistics.median(walls):.1f}{several}")
         met = "" if bar is None or cost is None else f", at most {bar:g}: {'met' if cost <= bar else 'not met'}"
         rows.append([what, *cells, "-" if cost is None else f"{cost:.2f}{met}"])
+    for kind, (what, _colour, _bar) in KINDS.items():
+        cost = per_host(runs, kind, "cpu")
+        cells = [f"{median(runs, kind, size, 'cpu'):.1f}" for size in sizes]
+        rows.append([f"{what}: processors of the control node", *cells, "-" if cost is None else f"{cost:.2f}"])
     memory = [f"{max(run.memory for run in runs if run.hosts == size) / 1e6:.0f}" for size in sizes]
     rows.append(["peak memory of the control node, MB", *memory, "-"])
     return table(["seconds", *(f"{size} API hosts" for size in sizes), "each further host"], rows)
@@ -219,15 +233,15 @@ class Bench:
         numbers = range(FIRST_FURTHER, hosts - len(self.standing) + FIRST_FURTHER)
         return {f"cpu{number}": f"{network}.{200 + number}" for number in numbers}
 
-    def command(self, *arguments: str, cold: bool = False) -> tuple[float, int, str]:
-        """Run a command to its end; return its seconds, its memory and what it has printed."""
+    def command(self, *arguments: str, cold: bool = False) -> tuple[float, float, int, str]:
+        """Run a command to its end; return its seconds, those of processors, its memory and what it has printed."""
         more = {"ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks", "PROFILE_TASKS_TASK_OUTPUT_LIMIT": "all"}
         if cold:
             # Who presses enter at night has no SSH connection open.
             self._connections += 1
             more["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(self.scratch / f"ssh{self._connections}")
         log = self.scratch / "command.log"
-        most = 0
+        most, cpu = 0, -of_children()
         with log.open("wb") as out:
             start = time.monotonic()
             process = subprocess.Popen(
@@ -251,12 +265,13 @@ class Bench:
                     os.killpg(process.pid, signal.SIGTERM)
                     process.wait(300)
         wall = time.monotonic() - start
+        cpu += of_children()
         text = log.read_text(encoding="utf-8", errors="replace")
         if process.returncode:
             raise BenchError(f"{' '.join(arguments)} ended with {process.returncode}:\n{text[-3000:]}")
-        return wall, most, text
+        return wall, cpu, most, text
 
-    def playbook(self, name: str, tree: str = "", *, cold: bool = False) -> tuple[float, int, str]:
+    def playbook(self, name: str, tree: str = "", *, cold: bool = False) -> tuple[float, float, int, str]:
         """Run a playbook of the collection on the fleet as it is now."""
         variables: dict[str, t.Any] = {"release_keep": 100}
         if tree:
@@ -294,7 +309,7 @@ class Bench:
             plain = ["-i", str(LAB), "-i", str(self.inventory), "truthgraph", "-m", "ansible.builtin.ping", "--one-line"]
             self.take("task", self.command("ansible", *plain, cold=True))
             found = self.playbook("deploy", "b", cold=True)
-            if changed := re.findall(r"changed=[1-9]\d*", found[2]):
+            if changed := re.findall(r"changed=[1-9]\d*", found[-1]):
                 raise BenchError(f"A deploy of nothing new has {changed[0]}.")
             self.take("nothing", found)
             # Else it would find the container of the earlier round, which a new release never does.
@@ -311,11 +326,11 @@ class Bench:
             if self.serves("after the rollback") != served:
                 raise BenchError("The earlier release does not serve.")
 
-    def take(self, kind: str, found: tuple[float, int, str]) -> None:
+    def take(self, kind: str, found: tuple[float, float, int, str]) -> None:
         """Note a measured run."""
-        wall, memory, text = found
-        self.runs.append(Run(kind, self.hosts, wall, memory, profile(text)))
-        say(f"{self.hosts} API hosts: {KINDS[kind][0]}: {wall:.1f} s, {memory / 1e6:.0f} MB")
+        wall, cpu, memory, text = found
+        self.runs.append(Run(kind, self.hosts, wall, cpu, memory, profile(text)))
+        say(f"{self.hosts} API hosts: {KINDS[kind][0]}: {wall:.1f} s, {cpu:.1f} s of processors, {memory / 1e6:.0f} MB")
 
     def make_trees(self) -> None:
         """Write the two variants."""

@@ -31,10 +31,10 @@ def runs(release_each: float = 1.5) -> list[Run]:
     for hosts in (2, 4, 8):
         for late in (0, 0.2, 1):
             tasks = {"release : Watch it": 10.0, "release : Read the hosts": 0.1 * hosts}
-            found.append(Run("task", hosts, 1.0, 50_000_000, {}))
-            found.append(Run("nothing", hosts, 6 + late, 300_000_000, tasks))
-            found.append(Run("rollback", hosts, 20 + 0.5 * hosts + late, 100_000_000 * hosts, tasks))
-            found.append(Run("release", hosts, 40 + release_each * hosts + late, 200_000_000, tasks))
+            found.append(Run("task", hosts, 1.0, 0.5, 50_000_000, {}))
+            found.append(Run("nothing", hosts, 6 + late, 4 + 0.25 * hosts + late, 300_000_000, tasks))
+            found.append(Run("rollback", hosts, 20 + 0.5 * hosts + late, 5.0, 100_000_000 * hosts, tasks))
+            found.append(Run("release", hosts, 40 + release_each * hosts + late, 9.0, 200_000_000, tasks))
     return found
 
 
@@ -58,6 +58,7 @@ def test_the_table_has_every_size_and_says_what_is_met(each: float, met: str) ->
     table = {line.split("|")[1].strip(): line for line in scale.figures(runs(each))}
     assert table["new release, source only"].endswith(f" {each:.2f}, at most 2: {met} |")
     assert table["rollback"] == "| rollback | 21.2 (21.0-22.0) | 22.2 (22.0-23.0) | 24.2 (24.0-25.0) | 0.50, at most 1: met |"
+    assert table["deploy of nothing new: processors of the control node"].endswith("| 4.7 | 5.2 | 6.2 | 0.25 |")
     assert "| 300 | 400 | 800 |" in table["peak memory of the control node, MB"]
 
 
@@ -85,6 +86,13 @@ def test_memory_is_that_of_a_process_and_of_what_it_has_started() -> None:
     assert 80_000_000 < seen < 200_000_000
     # Of one that has ended there is nothing.
     assert scale.memory_of(running.pid) == 0 and os.getpid() != running.pid
+
+
+def test_processor_time_is_that_of_what_has_ended_and_of_what_it_has_started() -> None:
+    child = [sys.executable, "-c", "import time\nwhile time.process_time() < 0.5: pass"]
+    before = scale.of_children()
+    subprocess.run([sys.executable, "-c", f"import subprocess; subprocess.run({child!r})"], check=True)
+    assert 0.5 < scale.of_children() - before < 5
 
 
 def test_further_hosts_have_names_and_addresses_of_their_own() -> None:
