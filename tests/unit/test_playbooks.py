@@ -65,7 +65,7 @@ def test_without_hosts_it_fails_and_says_why(tmp_path: Path, playbook: str, inve
     )
     said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode == 2, said
-    [where] = {*re.findall(rf"The inventory \(([^)]*)\) has no host in the group {group}, so there is nothing to do\.", said)}
-    assert where.endswith("hosts.yml" if text else "nowhere")
+    places = {*re.findall(rf"The inventory \(([^)]*)\) has no host in the group {group}, so there is nothing to do\.", said)}
+    assert len(places) == 1 and places.pop().endswith("hosts.yml" if text else "nowhere"), said
     assert ("is looked after by whoever runs it" in said) == (inventory == "no database")
     assert re.findall(r"failed=(\d+)", said) == ["1"]
