@@ -88,9 +88,10 @@ def variables(role: Path) -> list[Variable]:
     """The variables of a role, in the order of its specification, each once."""
     defaults = document(role / "defaults/main.yml")
     found: dict[str, Variable] = {}
-    for specification in document(role / "meta/argument_specs.yml").get("argument_specs", {}).values():
+    for entry, specification in document(role / "meta/argument_specs.yml").get("argument_specs", {}).items():
         for name, option in specification.get("options", {}).items():
-            default = "required" if option.get("required") else code(defaults[name])
+            # Nothing that an inventory has to say: whoever calls that entry point gives it.
+            default = code(defaults[name]) if name in defaults else f"required by the entry point `{entry}`"
             if len(default) > LONGEST_DEFAULT or "\n" in default:
                 default = ""
             choices = tuple(option.get("choices", []))
@@ -132,7 +133,8 @@ def variables_page() -> str:
         "",
         "Written by `make docs` from `meta/argument_specs.yml` and `defaults/main.yml` of each role, and the comments at the",
         "top of the playbooks. Set the variables of roles for the group `truthgraph` in your inventory. Those of [fleet](#fleet)",
-        "are what all roles share. Where a default is long, the table points to it.",
+        "are what all roles share. Where a default is long, the table points to it. What is required by an entry point is",
+        "given by whoever calls that, and stands in no inventory.",
         "",
         "- [Options of the playbooks](#options-of-the-playbooks)",
     ]

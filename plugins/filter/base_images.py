@@ -165,7 +165,7 @@ def manifest_digest(raw: str, architecture: str = "amd64") -> str:
         if platform.get("os") == "linux" and platform.get("architecture") == architecture:
             digest: str = entry["digest"]
             return digest
-    raise AnsibleFilterError(f"The official image has no variant for linux/{architecture}")
+    raise AnsibleFilterError(f"The official image has no variant for linux/{architecture} (base_images_architecture)")
 
 
 class FilterModule:

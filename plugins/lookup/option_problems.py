@@ -12,17 +12,18 @@ description:
   - Compares every variable that somebody has set with what its role says of it in C(meta/argument_specs.yml), so that all of
     them are known before anything is changed, and not when a role comes to its turn. A value that is the role's default is
     not looked at.
+  - Roles use a value as it stands, so it has to be what it is to be. A number is no text, a text no list, and nothing at all is
+    neither. Numbers, and true and false, may be written as texts, since C(-e name=value) gives texts.
   - Besides type and choices, what the name of a variable says is looked at. C(_port) is a port, C(_memory) and C(_shm_size)
     sizes as the engine knows them, C(_subnet) a network, C(_url) a URL, C(_path) the path of a URL, and a path of a file is
     absolute. No number is negative, unless the default is.
-  - A value that cannot be worked out yet is left to the role.
+  - A value that refers to a variable that nothing sets is a problem. One that cannot be worked out yet is left to the role.
 positional: _terms
 options:
   _terms:
-    description: Names of roles of this collection.
+    description: Names of roles of this collection. By default all that have variables.
     type: list
     elements: str
-    required: true
   names:
     description: >-
       Answer names instead that no role has, and that are nearly the name of a variable that one has. What the roles' own
@@ -40,6 +41,10 @@ EXAMPLES = r"""
     fail_msg: "{{ problems | join(' ') }}"
   vars:
     problems: "{{ query('truthgraph.platform.option_problems', 'fleet', 'proxy') }}"
+
+- name: Check the variables of all roles
+  ansible.builtin.assert:
+    that: query('truthgraph.platform.option_problems') | length == 0
 """
 
 RETURN = r"""
@@ -51,22 +56,18 @@ _raw:
 
 import difflib
 import functools
-import ipaddress
 import pathlib
 import re
 import typing as t
 
-from ansible.errors import AnsibleError
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 from ansible.module_utils.common.yaml import yaml_load
 from ansible.plugins.lookup import LookupBase
 
+from ansible_collections.truthgraph.platform.plugins.plugin_utils.option_values import wrong
+
 ROLES = pathlib.Path(__file__).resolve().parents[2] / "roles"
-# What the specification of a role says besides what the validator takes.
-SPOKEN = {"description", "default", "version_added"}
-SIZE = re.compile(r"\d+(\.\d+)?([bkmg]b?)?", re.IGNORECASE)
 NEAR = 0.9
-KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "dict": "a dictionary", "list": "a list"}
 
 
 @functools.cache
@@ -91,65 +92,29 @@ def named() -> frozenset[str]:
     return frozenset(word for text in texts for word in re.findall(r"\b[a-z]+_\w+\b", text))
 
 
-def is_network(value: str) -> bool:
-    """Say whether it is a network."""
-    try:
-        ipaddress.ip_network(value)
-    except ValueError:
-        return False
-    return "/" in value
+def problem(name: str, value: t.Any, specification: dict[str, t.Any], default: t.Any, written: t.Any = None) -> str:
+    """Return what is wrong with the value of a variable, as a sentence; nothing if it is right.
 
-
-def wrong_by_name(name: str, value: t.Any, default: t.Any, kind: str) -> str:
-    """Return what a value of the right type has to be besides, or nothing if it is that."""
-    if kind in ("int", "float"):
-        if name.endswith("_port") and not 0 <= float(value) <= 65535:
-            return "a port, 1 to 65535"
-        negative = isinstance(default, int | float) and default < 0
-        return "" if float(value) >= 0 or negative else "a number that is not negative"
-    text = str(value)
-    if kind == "path":
-        return "" if text.startswith(("/", "~")) else "an absolute path"
-    if kind != "str" or not text:
+    `written` is the value as it stands in a playbook or an inventory, which may name the variable that somebody has given.
+    """
+    wanted = wrong(name, value, specification, default)
+    if not wanted:
         return ""
-    if name.endswith(("_memory", "_shm_size")):
-        return "" if SIZE.fullmatch(text) else "a size such as 512m or 4g"
-    if name.endswith("_subnet"):
-        return "" if is_network(text) else "a network such as 172.30.240.0/24"
-    if name.endswith("_url"):
-        return "" if re.match(r"https?://\S+$", text) else "a URL that begins with https:// or http://"
-    if name.endswith("_path"):
-        return "" if text.startswith("/") else "a path that begins with /"
-    return ""
+    source = re.match(r"\{\{ (\w+) (\||\}\})", written) if isinstance(written, str) else None
+    name = f"{name} (from {source[1]})" if source else name
+    if value is None:
+        return f"{name} has no value; it has to be {wanted}. Take the line out to have the default."
+    # An address may have a password in it.
+    shown = "(not shown)" if specification.get("no_log") else re.sub(r"//[^/@\s]*@", "//...@", repr(value))
+    return f"{name} is {shown}; it has to be {wanted}."
 
 
-def problem(name: str, value: t.Any, specification: dict[str, t.Any], default: t.Any) -> str:
-    """Return what is wrong with the value of a variable, as a sentence; nothing if it is right."""
-    secret = specification.get("no_log", False)
-    shown = "(not shown)" if secret else repr(value)
-    known = {key: what for key, what in specification.items() if key not in SPOKEN}
-    result = ArgumentSpecValidator({name: known}).validate({name: value})
-    kind = specification.get("type", "str")
-    if kind == "str" and isinstance(value, list | dict):
-        return f"{name} is {shown}; it has to be a text."
-    if result.error_messages:
-        choices = specification.get("choices")
-        if choices and kind != "list":
-            wanted = f"one of {', '.join(repr(choice) for choice in choices)}"
-        elif choices:
-            wanted = f"a list, each one of {', '.join(repr(choice) for choice in choices)}"
-        else:
-            names = {
-                "int": "a whole number",
-                "float": "a number",
-                "bool": "true or false",
-                "dict": "a dictionary",
-                "list": "a list",
-            }
-            wanted = names.get(kind, f"a {kind}")
-        return f"{name} is {shown}; it has to be {wanted}."
-    wanted = wrong_by_name(name, result.validated_parameters[name], default, kind)
-    return f"{name} is {shown}; it has to be {wanted}." if wanted else ""
+def unset(name: str, error: AnsibleError) -> str:
+    """Return that a value refers to a variable that nothing sets, as a sentence; nothing if it may be known later."""
+    found = re.search(r"'(\w+)' is undefined", str(error)) if isinstance(error, AnsibleUndefinedVariable) else None
+    if not found or found[1] in named() or found[1].startswith("ansible_"):
+        return ""
+    return f"{name} refers to {found[1]}, which nothing sets. Set it in the inventory, a password in a vault there."
 
 
 class LookupModule(LookupBase):
@@ -158,9 +123,10 @@ class LookupModule(LookupBase):
     def run(self, terms: list[str], variables: t.Any = None, **kwargs: t.Any) -> list[str]:
         """Look at the variables of the host, as they were set."""
         self.set_options(var_options=variables, direct=kwargs)
-        known = {name: found for role in terms for name, found in options_of(role).items()}
+        roles = terms or sorted(path.parents[1].name for path in ROLES.glob("*/meta/argument_specs.yml"))
+        known = {name: found for role in roles for name, found in options_of(role).items()}
         if self.get_option("names"):
-            mine = tuple(f"{role}_" for role in terms)
+            mine = tuple(f"{role}_" for role in roles)
             unknown = sorted(name for name in variables if name.startswith(mine) and name not in named())
             near = {name: difflib.get_close_matches(name, known, 1, NEAR) for name in unknown}
             return [f"There is no variable {name}. Is {other[0]} meant?" for name, other in near.items() if other]
@@ -172,7 +138,8 @@ class LookupModule(LookupBase):
                 continue
             try:
                 value = self._templar.template(variables[name])
-            except AnsibleError:
+            except AnsibleError as error:
+                problems.append(unset(name, error))
                 continue
-            problems.append(problem(name, value, specification, default))
+            problems.append(problem(name, value, specification, default, variables[name]))
         return [one for one in problems if one]

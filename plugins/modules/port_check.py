@@ -34,6 +34,10 @@ options:
     description: Name of the variable that chooses the port, for the message.
     type: str
     default: the port
+  address_option:
+    description: Name of the variable that chooses the address, for the message.
+    type: str
+    default: fleet_private_address
 extends_documentation_fragment:
   - truthgraph.platform.reads
 author:
@@ -45,7 +49,7 @@ EXAMPLES = r"""
   truthgraph.platform.port_check:
     port: 8000
     containers: [truthgraph-api]
-    option: api_port
+    option: fleet_api_port
 """
 
 RETURN = r"""
@@ -145,6 +149,7 @@ def main() -> None:
             "containers": {"type": "list", "elements": "str", "default": []},
             "processes": {"type": "list", "elements": "str", "default": []},
             "option": {"type": "str", "default": "the port"},
+            "address_option": {"type": "str", "default": "fleet_private_address"},
         },
         supports_check_mode=True,
     )
@@ -153,7 +158,8 @@ def main() -> None:
         free = is_free(address, port)
     except OSError as error:
         reason = f"This host cannot listen on {address}:{port}: {error.strerror}."
-        module.fail_json(msg=f"{reason} Is it an address of this host?")
+        options = " or ".join(dict.fromkeys([module.params["address_option"], "fleet_private_address"]))
+        module.fail_json(msg=f"{reason} Set {options} to an address of this host.")
     if free:
         module.exit_json(changed=False, holder="")
     docker = DockerCli(module)

@@ -166,6 +166,8 @@ from ansible_collections.truthgraph.platform.plugins.module_utils.docker_cli imp
 from ansible_collections.truthgraph.platform.plugins.module_utils.ledger import Ledger, Outdated, accept_fence
 
 POLL = 0.1
+# For a trial request, unless it says how long it may take.
+TRIAL_SECONDS = 15
 # While the map has this key, HAProxy lets requests for the inference service wait instead of answering that there is none.
 WAITING = "waiting"
 # Of the map, too: by it a host tells the API's proxies that it leaves the pool, and for how long it serves on meanwhile. They
@@ -322,7 +324,7 @@ class Host:
         smoke = plan.get("smoke")
         if passed and smoke:
             good, seen = readiness.ask(
-                place["address"], plan["port"], smoke["path"], smoke["timeout"], {}, smoke.get("body")
+                place["address"], plan["port"], smoke["path"], smoke.get("timeout", TRIAL_SECONDS), {}, smoke.get("body")
             )
             if not good:
                 lines = readiness.log_without_questions(self.docker, name, ready["path"], 30)

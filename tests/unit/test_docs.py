@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import os
 import re
@@ -121,6 +122,27 @@ def test_links_lead_somewhere() -> None:
     links = [(name, target) for name in DOCUMENTS for target in LINK.findall(prose(name)) if not re.match(r"[a-z]+:", target)]
     assert len(links) > 100
     assert not [f"{name}: {target}" for name, target in links if not leads_somewhere(name, target)]
+
+
+def is_shipped(name: str | Path) -> bool:
+    """Say whether a file or directory is in the archive that users install, as ansible-galaxy chooses what goes there."""
+    ignored = generate.document(ROOT / "galaxy.yml")["build_ignore"]
+    whole = [Path(name), *Path(name).parents][:-1]
+    return not any(fnmatch.fnmatch(str(part), pattern) for part in whole for pattern in ignored)
+
+
+def leads_out_of_the_archive(name: str, target: str) -> bool:
+    """Say whether a link of a document that is shipped leads to what is not."""
+    place = ((ROOT / name).parent / target.partition("#")[0]).resolve()
+    return is_shipped(name) and place != ROOT and not is_shipped(place.relative_to(ROOT))
+
+
+def test_links_of_what_is_shipped_lead_to_what_is_shipped() -> None:
+    links = [(name, target) for name in DOCUMENTS for target in LINK.findall(prose(name)) if not re.match(r"[a-z]+:|#", target)]
+    shipped = {name for name in DOCUMENTS if is_shipped(name)}
+    assert {"README.md", "docs/images.md"} < shipped and "CONTRIBUTING.md" not in shipped
+    assert leads_out_of_the_archive("docs/images.md", "../benchmarks/images.py")
+    assert not [f"{name}: {target}" for name, target in links if leads_out_of_the_archive(name, target)]
 
 
 def test_every_page_is_linked_to_from_the_readme() -> None:

@@ -59,4 +59,4 @@ def test_renovate_leaves_alone_what_is_written_by_a_program() -> None:
 
 
 def test_whoever_works_on_it_finds_how() -> None:
-    assert "(CONTRIBUTING.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "`CONTRIBUTING.md`" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -315,7 +315,8 @@ def test_what_is_planted_on_the_control_node_is_found(state: pathlib.Path, since
             path.write_text(f"password: {secret}\n", encoding="utf-8")
         assert set(map(str, planted)) == set(search_here(places_here(state), needles, since))
         # And what a run prints.
-        with Playbook("verify", {"release_smoke_claim": secret}, "-vvv", callback="default") as running:
+        smoke = {"path": "/api/v1/verify", "body": {"claim": secret}}
+        with Playbook("verify", {"api_smoke": smoke}, "-vvv", callback="default") as running:
             running.result()
             assert hits(running.output, needles) == ["planted"]
     finally:

@@ -58,4 +58,4 @@ def test_a_stopped_container_of_ours_does_not_hold_it(engine: EngineDouble, take
 
 def test_an_address_of_another_host(engine: EngineDouble) -> None:
     result = engine.run("port_check", address="192.0.2.1", port=8000)
-    assert "Is it an address of this host?" in result["msg"]
+    assert "Set fleet_private_address to an address of this host." in result["msg"]

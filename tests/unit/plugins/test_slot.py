@@ -191,7 +191,7 @@ def test_what_is_never_ready_fails_with_its_log(host: Host) -> None:
 def test_a_failed_trial_request_fails(host: Host) -> None:
     host.serve_old()
     host.service.codes["/search"] = 500
-    result = host.run("prepared", host.plan(smoke={"path": "/search", "timeout": 5, "body": {}}))
+    result = host.run("prepared", host.plan(smoke={"path": "/search", "body": {}}))
     assert result["failed"] and "its trial request failed: POST /search answered 500" in result["msg"]
     assert host.traffic["api"] == "blue"
 
