@@ -23,6 +23,8 @@ options:
       - V(absent) returns what O(note) remembers to what it was. A value that somebody has changed meanwhile stays. A
         mapping that was made for the settings goes when nothing is left in it, and so does the file. Then the note
         is deleted. Without a note nothing is done.
+      - A reload leaves some settings in force when the file no longer names them. With V(absent) they are named with
+        what they are by default, and only go when O(reloaded) says that the engine has taken that over.
     type: str
     choices: [present, absent]
     default: present
@@ -32,6 +34,12 @@ options:
         module needs a note of its own. Required with O(state=absent).
       - What the note remembers and O(settings) no longer names stays as it is until O(state=absent).
     type: path
+  reloaded:
+    description:
+      - Whether the engine has reloaded since O(state=absent) has answered RV(unfinished), or will read the file anew
+        anyway, since it does not run.
+    type: bool
+    default: false
   path:
     description: The engine's configuration file.
     type: path
@@ -70,6 +78,21 @@ EXAMPLES = r"""
   truthgraph.platform.docker_daemon_config:
     state: absent
     note: /var/lib/example/daemon.json
+  register: taken_back
+
+- name: Finish that
+  when: taken_back.unfinished
+  block:
+    - name: Have the engine take over what is named once more
+      ansible.builtin.systemd_service:
+        name: docker
+        state: reloaded
+
+    - name: Name it no more
+      truthgraph.platform.docker_daemon_config:
+        state: absent
+        note: /var/lib/example/daemon.json
+        reloaded: true
 """
 
 RETURN = r"""
@@ -80,6 +103,12 @@ changed_settings:
   elements: str
 restart_needed:
   description: Whether a changed setting takes effect only when the engine restarts; a reload is enough for others.
+  returned: always
+  type: bool
+unfinished:
+  description: >-
+    Whether the engine has to reload before everything can be taken back. After that the module is called again, with
+    O(reloaded=true). A reload returns before the engine has read the file.
   returned: always
   type: bool
 """
@@ -114,6 +143,19 @@ RELOADABLE = frozenset(
 
 # Features are read when they are used, but for those that the engine sets up when it starts.
 FEATURES_AT_START = frozenset({"cdi"})
+
+# What a reload leaves as it was where the file no longer names it, and what it is by default.
+OUTLASTING: dict[str, t.Any] = {
+    "allow-nondistributable-artifacts": [],
+    "debug": False,
+    "default-runtime": "runc",
+    "insecure-registries": [],
+    "labels": [],
+    "live-restore": False,
+    "registry-mirrors": [],
+    "runtimes": {},
+    "shutdown-timeout": 15,
+}
 
 Settings = dict[str, t.Any]
 Note = dict[str, t.Any]
@@ -234,6 +276,11 @@ def taken_back(current: Settings, note: Note) -> Settings:
     return settings
 
 
+def outlasting(before: Settings, after: Settings) -> Settings:
+    """What would stay in force though it is gone, with what it is by default."""
+    return {name: value for name, value in OUTLASTING.items() if name in before and name not in after}
+
+
 def parse_note(text: str | None, path: str) -> Note | None:
     """What a note says; nothing where there is none."""
     if text is None:
@@ -299,6 +346,7 @@ def main() -> None:
             "settings": {"type": "dict"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "note": {"type": "path"},
+            "reloaded": {"type": "bool", "default": False},
             "path": {"type": "path", "default": "/etc/docker/daemon.json"},
             "dockerd": {"type": "str", "default": "dockerd"},
         },
@@ -312,13 +360,16 @@ def main() -> None:
         note = parse_note(note_text, note_path)
         # Nothing of ours is in the file then, so that it need not even be valid.
         if module.params["state"] == "absent" and note is None:
-            module.exit_json(changed=False, changed_settings=[], restart_needed=False)
+            module.exit_json(changed=False, changed_settings=[], restart_needed=False, unfinished=False)
         before = parse(text or "", path)
     except (InvalidConfiguration, InvalidNote) as error:
         module.fail_json(msg=str(error))
 
     taken = note if module.params["state"] == "absent" else None
     after = taken_back(before, taken) if taken else merge(before, module.params["settings"])
+    # Named once more, so that a reload takes it back.
+    named = outlasting(before, after) if taken and not module.params["reloaded"] else {}
+    after.update(named)
     names = changed_settings(before, after)
     rendered: str | None = json.dumps(after, indent=2, sort_keys=True) + "\n"
     if taken:
@@ -332,6 +383,7 @@ def main() -> None:
         "changed": rewritten or module.params["state"] == "absent",
         "changed_settings": names,
         "restart_needed": restart_needed(before, after),
+        "unfinished": bool(named),
         "diff": {
             "before": text or "",
             "after": (rendered or "") if rewritten else text or "",
@@ -353,7 +405,11 @@ def main() -> None:
         os.unlink(path)
     elif rewritten and rendered is not None:
         write(module, path, rendered, os.stat(path).st_mode & 0o777 if text is not None else 0o644)
-    if module.params["state"] == "absent":
+    if taken and named:
+        left = [{"path": [name], "ours": value} for name, value in named.items()]
+        rest = {"text": taken["text"], "values": left, "mappings": []}
+        write(module, note_path, json.dumps(rest, indent=2, sort_keys=True) + "\n", 0o600)
+    elif taken:
         os.unlink(note_path)
     module.exit_json(**result)
 

@@ -28,7 +28,6 @@ WITHIN_A_DEPLOY = {
 # Others that have no scenarios of their own so far, and those that see what they do in the fleet.
 NOT_YET = {
     "backup": ["data"],
-    "nvidia_container_toolkit": ["nvidia"],
     "postgres": ["default", "data", "secrets"],
 }
 ALONE = [name for name in ROLES if name not in {**WITHIN_A_DEPLOY, **NOT_YET}]

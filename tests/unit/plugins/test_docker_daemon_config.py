@@ -52,7 +52,8 @@ class Engine:
         return self.run(settings=settings, note=str(self.note), **options)
 
     def take_back(self, **options: t.Any) -> dict[str, t.Any]:
-        return self.run(state="absent", note=str(self.note), **options)
+        # As after a reload, which most settings do not need.
+        return self.run(**{"state": "absent", "note": str(self.note), "reloaded": True, **options})
 
     def run(self, **options: t.Any) -> dict[str, t.Any]:
         arguments = {"path": str(self.path), "dockerd": str(self.dockerd), **options}
@@ -241,6 +242,62 @@ def test_taking_back_a_file_that_was_not_there(engine: Engine) -> None:
     result = engine.take_back()
     assert result["changed"] and result["changed_settings"] == ["runtimes"] and not result["restart_needed"]
     assert not engine.path.exists() and not engine.note.exists()
+
+
+def test_what_a_reload_leaves_in_force_is_named_first(engine: Engine) -> None:
+    engine.write('{"debug": false, "log-opts": {"max-size": "10m"}}')
+    engine.merge_and_note({**CARDS, "debug": True, "labels": ["site=here"], "max-concurrent-downloads": 5})
+    first = engine.take_back(reloaded=False)
+    assert first["unfinished"] and first["changed"] and not first["restart_needed"]
+    assert first["changed_settings"] == ["debug", "labels", "max-concurrent-downloads", "runtimes"]
+    assert engine.read() == {"debug": False, "log-opts": {"max-size": "10m"}, "labels": [], "runtimes": {}}
+    # A run that was killed before the reload goes on here.
+    again = engine.take_back(reloaded=False)
+    assert again["unfinished"] and again["changed_settings"] == []
+    last = engine.take_back()
+    assert not last["unfinished"] and last["changed_settings"] == ["labels", "runtimes"] and not last["restart_needed"]
+    assert engine.path.read_text(encoding="utf-8") == '{"debug": false, "log-opts": {"max-size": "10m"}}'
+    assert not engine.note.exists()
+
+
+def test_what_is_named_until_the_reload_has_no_file_of_its_own_in_the_end(engine: Engine) -> None:
+    engine.merge_and_note(CARDS)
+    engine.take_back(reloaded=False)
+    assert engine.read() == {"runtimes": {}} and stat.S_IMODE(engine.note.stat().st_mode) == 0o600
+    engine.take_back()
+    assert not engine.path.exists() and not engine.note.exists()
+
+
+def test_killed_before_the_note_says_what_is_left(engine: Engine) -> None:
+    engine.merge_and_note(CARDS)
+    engine.write('{"runtimes": {}}')
+    assert engine.take_back(reloaded=False)["unfinished"]
+    assert not engine.take_back()["unfinished"] and not engine.path.exists()
+
+
+@pytest.mark.parametrize("rest", [{"runtimes": {"other": {"path": "other"}}}, {"features": {"cdi": True}}])
+def test_what_a_reload_takes_over_is_finished_at_once(engine: Engine, rest: dict[str, t.Any]) -> None:
+    # Another value, or none where the engine forgets it by itself.
+    engine.write(json.dumps({"runtimes": rest.get("runtimes", {})}))
+    engine.merge_and_note(CARDS if "runtimes" in rest else rest)
+    result = engine.take_back(reloaded=False)
+    assert not result["unfinished"] and not engine.note.exists()
+    assert engine.read() == {"runtimes": rest.get("runtimes", {})}
+
+
+def test_what_is_named_until_the_reload_and_set_by_somebody_stays(engine: Engine) -> None:
+    engine.merge_and_note({"debug": True})
+    engine.take_back(reloaded=False)
+    engine.write('{"debug": true}')
+    engine.take_back()
+    assert engine.read() == {"debug": True} and not engine.note.exists()
+
+
+def test_check_mode_leaves_what_would_be_named_alone(engine: Engine) -> None:
+    engine.merge_and_note(CARDS)
+    before, note = engine.path.read_text(encoding="utf-8"), engine.note.read_text(encoding="utf-8")
+    assert engine.take_back(reloaded=False, _ansible_check_mode=True)["unfinished"]
+    assert engine.path.read_text(encoding="utf-8") == before and engine.note.read_text(encoding="utf-8") == note
 
 
 def test_taking_back_to_the_letter(engine: Engine) -> None:
