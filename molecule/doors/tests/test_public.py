@@ -135,11 +135,12 @@ def in_pieces(body: t.Any, size: int) -> t.Iterator[bytes]:
 
 @pytest.mark.parametrize(
     ("length", "chunked", "status"),
-    [(20000, False, 422), (20001, False, 413), (10_000_000, False, 413), (19000, True, 422), (200_000, True, 411)],
+    [(20000, False, 422), (20001, False, 413), (10_000_000, False, 413), (19000, True, 422), (200_000, True, 413)],
 )
 def test_a_body_has_its_limit(beside: Run, length: int, chunked: bool, status: int) -> None:
     body = b"{" + b" " * (length - 1)
-    # An iterator goes in chunks, without a length, as who sends what is not at hand yet.
+    # An iterator goes in chunks, without a length, as who sends what is not at hand yet. Of such a body the proxy sees more
+    # than the limit here; where it sees less than the limit, it answers 411.
     answer = asked("POST", "/api/v1/verify", in_pieces(body, 4000) if chunked else body)
     assert answer.status == status, answer.body
 
