@@ -58,22 +58,22 @@ def bytes_of(size: str) -> float:
     return float(found[1]) * UNITS[found[2]] if found else -1
 
 
-def is_address(text: str) -> bool:
-    """Say whether it is an address."""
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
+def taken_by(parse: t.Callable[[str], object]) -> t.Callable[[str], bool]:
+    """Return what says whether a parser takes a text."""
+
+    def is_taken(text: str) -> bool:
+        try:
+            parse(text)
+        except ValueError:
+            return False
+        return True
+
+    return is_taken
 
 
-def is_source(text: str) -> bool:
-    """Say whether it is an address or a network."""
-    try:
-        ipaddress.ip_network(text)
-    except ValueError:
-        return False
-    return True
+is_address = taken_by(ipaddress.ip_address)
+# An address or a network.
+is_source = taken_by(ipaddress.ip_network)
 
 
 def is_wide(text: str) -> bool:
